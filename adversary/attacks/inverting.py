@@ -6,8 +6,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adversary.attacks.match import match, matched, prior_weights
+from adversary.attacks.match import match, matched
 from adversary.attacks.outcome import judged
+from adversary.attacks.prior_weights import prior_weights
 from adversary.batchnorm import Statistics, statistics_gap
 from adversary.labels import Rule, infer_labels
 from adversary.lockstep import lockstep

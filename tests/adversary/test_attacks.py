@@ -10,7 +10,8 @@ from conftest import Victim
 from adversary.attacks import ATTACKS
 from adversary.attacks.dlg import DLG
 from adversary.attacks.idlg import IDLG
-from adversary.attacks.match import match, prior_weights
+from adversary.attacks.match import match
+from adversary.attacks.prior_weights import prior_weights
 from adversary.labels import class_scores, infer_labels
 from adversary.metrics import ssim, ssim_affine
 from adversary.problem import Problem
