@@ -5,17 +5,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversary.captures import Capture
 from adversary.evidence import build_problem
 from adversary.problem import Problem, frozen_model
 from fedsim.defenses import DEFENSES
 from fedsim.defenses.chain import Chain
+from fedsim.defenses.dpsgd import DPSGD
 from fedsim.defenses.upload import Adaptive, Defense, Upload
 from fedsim.options import build
 from fedsim.seeds import derive, torch_generator
 from fedsim.tasks.classification import ClassificationTask, classification_task
+from fedsim.training.private import private_gradient
 
 Weights = Mapping[str, Tensor]
 
@@ -113,14 +115,12 @@ def captures_of(group: Group, victim: Victim, seed: int) -> list[Capture]:
     model = group.task.build(0)
     model.load_state_dict(dict(group.weights))
     model.train(victim.mode == "train")
-    names = [name for name, _ in model.named_parameters()]
-    chain = Chain(tuple(victim.chain()))
+    defenses = victim.chain()
     captures = []
     for row, (images, labels) in enumerate(zip(group.images, group.labels, strict=True)):
-        loss = group.task.loss(model, images, labels)
-        gradient = torch.autograd.grad(loss, list(model.parameters()))
         generator = torch_generator(seed, "benchmark defense", group.first + row)
-        sent = chain.apply(Upload(dict(zip(names, gradient, strict=True))), generator)
+        gradient = _gradient(group.task, model, images, labels, defenses, generator)
+        sent = Chain(tuple(defenses)).apply(Upload(gradient), generator)
         captures.append(
             Capture(
                 round=1,
@@ -132,6 +132,25 @@ def captures_of(group: Group, victim: Victim, seed: int) -> list[Capture]:
             )
         )
     return captures
+
+
+def _gradient(
+    task: ClassificationTask,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    defenses: Sequence[Defense],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Return the gradient of a batch by parameter; that of a DP-SGD step where it is among the defences."""
+    names = [name for name, _ in model.named_parameters()]
+    for defense in defenses:
+        if isinstance(defense, DPSGD):
+            with private_gradient(task, model, defense.private, generator) as private:
+                values = private(images.clone(), labels)[1]
+            return dict(zip(names, values, strict=True))
+    loss = task.loss(model, images, labels)
+    return dict(zip(names, torch.autograd.grad(loss, list(model.parameters())), strict=True))
 
 
 def clusters(groups: Sequence[Group]) -> list[int]:

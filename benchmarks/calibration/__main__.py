@@ -1,6 +1,6 @@
 """The papers' tables, had again.
 
-    python -m benchmarks.calibration idlg|dlg|batches|resnet|defenses|inverting
+    python -m benchmarks.calibration idlg|dlg|batches|resnet|defenses|cases|inverting
         [--data FILE.npz] [--n N] [--seed S] [--json OUT]
     python -m benchmarks.calibration table FILE.json ... [--into docs/calibration.md]
 
@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from adversary.attacks import ATTACKS
 from benchmarks.calibration.figures import figures
 from benchmarks.calibration.measure import attack_groups
-from benchmarks.calibration.settings import Setting, batches, defenses, inverting, lenet, resnet
+from benchmarks.calibration.settings import CASES, Setting, batches, cases, defenses, inverting, lenet, resnet
 from benchmarks.calibration.table import tables
 from benchmarks.common import (
     add_options,
@@ -44,9 +44,10 @@ HELP = {
     "batches": "DLG on LeNet, several images a batch",
     "resnet": "DLG on ResNet-20 and ResNet-56 with sigmoid and without strides",
     "defenses": "DLG's table of defences: naive and adaptive",
+    "cases": "a strength of each defence at which knowing it decides: naive and adaptive",
     "inverting": "Inverting Gradients on ConvNet or ResNet-18",
 }
-DEFAULT_N = {"resnet": 5, "defenses": 10, "inverting": 3}
+DEFAULT_N = {"resnet": 5, "defenses": 10, "cases": 40, "inverting": 3}
 
 
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
@@ -61,6 +62,8 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
             return resnet(arguments.attack, options)
         case "defenses":
             return defenses(arguments.attack, options)
+        case "cases":
+            return cases(arguments.only, arguments.attack, options)
         case _:
             return inverting(arguments.model, arguments.mode, options)
 
@@ -98,6 +101,7 @@ def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
         "victim": _plain(setting.victim),
         "data": data_of(pool, images, labels),
         "restarts": setting.restarts,
+        "leaked": setting.leaked,
         "single": figures(found.single),
         "restarted": figures(found.restarted),
         "seconds": found.seconds,
@@ -147,13 +151,15 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--weights", metavar="FILE.safetensors", help="of a run of ours, in place of draws"
         )
-        if name in ("batches", "resnet", "defenses"):
-            command.add_argument("--attack", default="dlg")
+        if name in ("batches", "resnet", "defenses", "cases"):
+            command.add_argument("--attack", default="idlg" if name == "cases" else "dlg")
         if name == "batches":
             command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
             command.add_argument(
                 "--prior", type=float, default=1e-3, help="assumed noise from batch 4 on; 0 for no prior"
             )
+        if name == "cases":
+            command.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="DEFENCE")
         if name == "inverting":
             command.add_argument("--model", choices=("convnet", "resnet18"), default="convnet")
             command.add_argument("--mode", choices=("eval", "train"), default="eval", help="of BatchNorm")

@@ -1,15 +1,30 @@
 """What is measured: each subcommand is a list of settings, measured one after the other."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.victims import Victim
+from fedsim.defenses.chain import describe
 
 SIGMOID_RESNET: Mapping[str, Any] = {"activation": "sigmoid", "strides": False, "init": "uniform"}
 """DLG's changes to a ResNet: twice differentiable, no strides, weights and biases U(-0.5, 0.5)."""
 NOISE = (1e-4, 1e-3, 1e-2, 1e-1)
 PRUNING = (0.01, 0.1, 0.2, 0.3, 0.5, 0.7)
+CASES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "masking": ({"name": "masking", "p": 0.5},),
+    "clipping": ({"name": "clipping", "norm": 1.0},),
+    "pruning": ({"name": "pruning", "fraction": 0.9},),
+    "noising": ({"name": "noising", "std": 0.07},),
+    "quantizing": ({"name": "quantizing", "dtype": "int8"},),
+    "dpsgd": ({"name": "dpsgd", "clip_norm": 1.0, "noise_multiplier": 0.003},),
+    "chain": (
+        {"name": "clipping", "norm": 1.0},
+        {"name": "masking", "p": 0.5},
+        {"name": "noising", "std": 0.002},
+    ),
+}
+"""A strength of each defence at which knowing it decides, and a chain; gradients are 15 to 30 long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +38,8 @@ class Setting:
     restarts: int = 1
     n: int | None = None
     """Captures, where it is not `--n`."""
+    leaked: tuple[str, str] = ("ssim_above", "0.5")
+    """Which of the shares of `figures` says how many images leak."""
 
 
 def lenet(attack: str, restarts: int, options: Mapping[str, Any]) -> list[Setting]:
@@ -70,14 +87,31 @@ def defenses(attack: str, options: Mapping[str, Any]) -> list[Setting]:
         tables[dtype] = {"name": "quantizing", "dtype": dtype}
     for fraction in PRUNING:
         tables[f"pruning {fraction:.0%}"] = {"name": "pruning", "fraction": fraction}
+    return _against({name: (table,) for name, table in tables.items()}, attack, options)
+
+
+def cases(names: Sequence[str], attack: str, options: Mapping[str, Any]) -> list[Setting]:
+    """Return a case of each named defence in which the naive and the adaptive attacker are far apart."""
+    chosen = {describe(Victim(defenses=CASES[name]).chain()): CASES[name] for name in names}
+    # int8 hides no image: what it takes, and what its intervals give back, are the last digits.
+    finer = ("mse_below", "0.0001")
+    return [
+        replace(one, leaked=finer) if "quantizing" in one.name else one
+        for one in _against(chosen, attack, options)
+    ]
+
+
+def _against(
+    chains: Mapping[str, tuple[Mapping[str, Any], ...]], attack: str, options: Mapping[str, Any]
+) -> list[Setting]:
     return [
         Setting(
             name=f"{name}, {'adaptive' if adaptive else 'naive'}",
-            victim=Victim(defenses=(table,), adaptive=adaptive),
+            victim=Victim(defenses=chain, adaptive=adaptive),
             attack=attack,
             options=options,
         )
-        for name, table in tables.items()
+        for name, chain in chains.items()
         for adaptive in (False, True)
     ]
 

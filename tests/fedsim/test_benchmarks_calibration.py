@@ -12,10 +12,11 @@ import torch.nn.functional as F
 
 from benchmarks.calibration.__main__ import main
 from benchmarks.calibration.figures import figures, label_hits
-from benchmarks.calibration.settings import defenses
+from benchmarks.calibration.settings import CASES, defenses
 from benchmarks.common import Pool, data_of, median
 from benchmarks.victims import Victim, captures_of, groups_of
 from fedsim.data.load import load_dataset
+from fedsim.defenses import DEFENSES
 from fedsim.errors import InputError
 
 SMALL = ["--size", "12", "--per-weights", "2"]
@@ -79,6 +80,34 @@ def test_defended_captures_are_given_to_both_attackers() -> None:
     assert observed[0].knowledge is None
     assert observed[1].knowledge is not None
     assert observed[1].knowledge.noise_std == 0.01
+
+
+def test_the_gradient_of_a_dpsgd_step_is_clipped_and_noised() -> None:
+    images, labels = pool().draw(2, seed=1)
+    private = {"name": "dpsgd", "clip_norm": 1.0}
+    quiet, noisy = (Victim(defenses=({**private, "noise_multiplier": z},)) for z in (0.0, 0.01))
+    clipped = Victim(defenses=({"name": "clipping", "norm": 1.0},))
+    (group,) = groups_of(quiet, images, labels, 10, seed=1, per_weights=2)
+    sent, expected, disturbed = (captures_of(group, victim, 1) for victim in (quiet, clipped, noisy))
+    for one, other in zip(sent, expected, strict=True):
+        torch.testing.assert_close(one.arrays, dict(other.arrays), rtol=1e-4, atol=1e-6)
+    noise = [a.arrays["fc.weight"] - b.arrays["fc.weight"] for a, b in zip(disturbed, sent, strict=True)]
+    assert [part.std().item() for part in noise] == pytest.approx([0.01, 0.01], rel=0.1)
+    assert not torch.equal(*noise)
+
+
+def test_a_case_of_each_defence_is_a_row_naive_beside_adaptive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert {table["name"] for chain in CASES.values() for table in chain} == {*DEFENSES.names()} - {"none"}
+    out = tmp_path / "cases.json"
+    options = ["--n", "4", "--per-weights", "4", "--max-evaluations", "400", "--only", "masking"]
+    assert main(["cases", *SMALL, *options, "--json", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["table", str(out)]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| masking(p=0.5)"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1:6] == ["4", "SSIM > 0.5", "0 [0, 49]", "100 [51, 100]", "yes"]
 
 
 def test_figures_count_what_is_not_finite_as_missed_and_labels_by_batch() -> None:
