@@ -15,8 +15,8 @@ def denoise(problem: Problem, images: Tensor, precision: Tensor, *, max_evaluati
         min over x of sum_j a_j (x_j - images_j)^2 / (2 sigma^2) + 3 (TV(x) + 10 box(x))
 
     with sigma the noise that the attacker knows of and `a_j` (the precision, (P, *input_shape)) how much
-    gradient tells of pixel j; the prior as in `adversary.attacks.prior_weights`. Pixels of which
-    nothing is told follow the prior alone. Images as they are where there is neither noise nor such a pixel.
+    gradient tells of pixel j. Pixels of which nothing is told follow the prior alone. Images as they are
+    where there is neither noise nor such a pixel.
     """
     if problem.knowledge is None:
         return images

@@ -1,25 +1,84 @@
 """How much the prior of images weighs against the distance of gradients."""
 
+from collections.abc import Mapping
+from math import sqrt
+
 import torch
 from torch import Tensor
 
-from adversary.objectives import noise_floor
+from adversary.labels import infer_labels
 from adversary.problem import Problem
+
+ANNEALED = (1e-5, 1e-6, 1e-7, 1e-8)
+"""Weights, one stage after the other, where entries are missing or known to an interval, without noise."""
+STEP = 0.1
+"""How far pixels are moved to see how the gradient moves."""
 
 
 def prior_weights(problem: Problem) -> list[Tensor]:
     """Return the weights (P,) of the prior, one stage after the other; a single zero where none is needed.
 
-    Maximum a posteriori: `||g - g*||^2 / (2 sigma^2) + TV / b`, divided by `||g*||^2 / (2 sigma^2)`,
-    gives the weight `2 sigma^2 / (b ||g*||^2)`; b = 1/3 was best over noise of 0.03 to 0.2 on MNIST. Entries
-    that are missing without noise leave a set of images that fit: annealing the weight towards zero finds the
-    one of least variation.
+    Entries that are missing without noise leave a set of images that fit: annealing the weight towards zero
+    finds the one of least variation.
     """
     zero = torch.zeros(len(problem), dtype=problem.like.dtype, device=problem.like.device)
     if problem.knowledge is None:
         return [zero]
-    entries = sum(int(value[0].numel()) for value in problem.target.values())
-    noise = 6 * noise_floor(problem) / entries
+    noise = noise_weight(problem) if problem.knowledge.noise_std > 0 else zero
     if problem.present or problem.slack:
-        return [zero + weight + noise for weight in (1e-5, 1e-6, 1e-7, 1e-8)]
+        return [noise + weight for weight in ANNEALED]
     return [10 * noise, noise] if bool((noise > 0).any()) else [zero]
+
+
+def noise_weight(problem: Problem) -> Tensor:
+    r"""Return the weight (P,) of total variation under noise: `1.2 sigma s / ||g*||^2`.
+
+    By the universal threshold (Donoho & Johnstone 1994): in `||J x - g*||^2 + w TV(x)` noise of standard
+    deviation sigma pulls on a pixel by about `2 sigma s`, with `s` the length of a column of the Jacobian
+    J, and what the prior has to outweigh is that pull. So w grows as sigma and not as sigma^2, by which a
+    fixed prior and Bayes would have it. Over R rounds of one batch the pull is `1 / sqrt(R)` of that.
+    """
+    assert problem.knowledge is not None
+    length = _length(problem, problem.target)
+    moved = sensitivity(problem, length)
+    std = problem.knowledge.noise_std / abs(problem.unit)
+    return 1.2 * std * moved / length.square() / sqrt(1 + len(problem.rounds))
+
+
+def sensitivity(problem: Problem, length: Tensor) -> Tensor:
+    """Return how far the present entries of a gradient move for each unit by which a pixel does, (P,).
+
+    Measured between two random images. Where the observed gradient tells no length, for one as long as that.
+    """
+    shape = (2, problem.batch_size, *problem.task.input_shape)
+    draws = problem.draw(*shape)
+    start, there = 0.5 + 0.2 * draws[:, 0], 0.5 + 0.2 * draws[:, 0] + STEP * draws[:, 1]
+    labels = _labels(problem)
+    before, after = (
+        [problem.gradient(*pair) for pair in zip(x, labels, strict=True)] for x in (start, there)
+    )
+    first = {name: torch.stack([one[name] for one in before]) for name in problem.target}
+    change = {name: torch.stack([one[name] for one in after]) - value for name, value in first.items()}
+    moved: Tensor = _length(problem, change) / (draws[:, 1] * STEP).flatten(1).norm(dim=1)
+    if problem.knowledge is not None and problem.knowledge.scale_free:
+        return moved * length / _length(problem, first)
+    return moved
+
+
+def _labels(problem: Problem) -> Tensor:
+    if problem.labels is not None:
+        return problem.labels
+    try:
+        return infer_labels(problem)
+    except ValueError:  # no classifier to read them off: DLG searches them
+        shape = (len(problem), problem.batch_size)
+        return torch.zeros(shape, dtype=torch.int64, device=problem.like.device)
+
+
+def _length(problem: Problem, values: Mapping[str, Tensor]) -> Tensor:
+    """Return the length (P,) of gradients over the entries that are present."""
+    squares = [
+        (value * problem.present[name] if name in problem.present else value).flatten(1).square().sum(dim=1)
+        for name, value in values.items()
+    ]
+    return torch.stack(squares).sum(dim=0).sqrt()
