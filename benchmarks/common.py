@@ -41,8 +41,23 @@ class Pool:
     def draw(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """Return images (count, C, H, W) in [0, 1] and labels (count,): a seeded draw without replacement."""
         require(count <= len(self.split), "--n", count, f"at most {len(self.split)} images in {self.name}")
-        order = numpy_generator(seed, "benchmark images").permutation(len(self.split))[:count]
-        images, labels = self.split.batch(order)
+        return self._read(numpy_generator(seed, "benchmark images").permutation(len(self.split))[:count])
+
+    def draw_batches(self, count: int, size: int, distinct: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Return `count` batches of `size` images, end to end, each of `distinct` labels in equal shares."""
+        rng = numpy_generator(seed, "benchmark batches")
+        order = rng.permutation(len(self.split))
+        held = {label: list(order[self.split.labels[order] == label]) for label in range(self.classes)}
+        chosen = []
+        for _ in range(count):
+            able = [label for label, rows in held.items() if len(rows) >= size // distinct]
+            require(len(able) >= distinct, "--n", count, f"fewer: {self.name} has no images left of a label")
+            labels = rng.permutation(able)[:distinct]
+            chosen += [held[label].pop() for label in labels for _ in range(size // distinct)]
+        return self._read(np.array(chosen))
+
+    def _read(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        images, labels = self.split.batch(rows)
         if images.shape[1:] != self.shape:
             images = resize(images, list(self.shape[1:]), antialias=True).clamp(0, 1)
         return images.contiguous(), labels

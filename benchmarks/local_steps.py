@@ -12,7 +12,7 @@ client's steps where these are unrolled. Printed: PSNR and SSIM, mean over the i
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,16 @@ CASES = (
     Case(images=4, epochs=2, batch=2),
     Case(images=8, epochs=2, batch=4),
 )
-WAYS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+Way = tuple[str, str, Mapping[str, Any]]
+"""What a table calls it, the attack and its options."""
+
+WAYS: tuple[Way, ...] = (
     ("as one gradient", "idlg", {}),
     ("surrogate point", "sme", {}),
     ("unrolled, an order drawn", "local_steps", {"orders": 1}),
     ("unrolled, up to 36 orders tried", "local_steps", {}),
     ("unrolled, epochs apart", "epoch_invariant", {"orders": 1}),
 )
-"""What the table calls it, the attack and its options."""
 
 
 class Held:
@@ -111,10 +113,12 @@ def problem_of(
     )
 
 
-def measured(case: Case, problem: Problem, images: Tensor, evaluations: int) -> list[dict[str, Any]]:
+def measured(
+    case: Case, problem: Problem, images: Tensor, evaluations: int, ways: Sequence[Way] = WAYS
+) -> list[dict[str, Any]]:
     """Return the figures of every way of attacking the clients of a case, one line a way."""
     rows = []
-    for way, name, options in WAYS:
+    for way, name, options in ways:
         attack = build(ATTACKS.resolve(name), {"max_evaluations": evaluations, **options}, name)
         begun = time.perf_counter()
         results = reconstruct(attack, problem)

@@ -1,6 +1,6 @@
 """The papers' tables, had again.
 
-    python -m benchmarks.calibration idlg|dlg|batches|resnet|defenses|cases|inverting
+    python -m benchmarks.calibration idlg|dlg|batches|resnet|defenses|cases|prior|inverting|repeats|local
         [--data FILE.npz] [--n N] [--seed S] [--json OUT]
     python -m benchmarks.calibration table FILE.json ... [--into docs/calibration.md]
 
@@ -12,16 +12,28 @@ weights. Shares have Wilson's intervals, means and medians bootstrap intervals o
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
 from adversary.attacks import ATTACKS
+from benchmarks.calibration import local
 from benchmarks.calibration.figures import figures
 from benchmarks.calibration.measure import attack_groups
-from benchmarks.calibration.settings import CASES, Setting, batches, cases, defenses, inverting, lenet, resnet
+from benchmarks.calibration.settings import (
+    CASES,
+    Setting,
+    batches,
+    cases,
+    defenses,
+    inverting,
+    lenet,
+    prior,
+    repeats,
+    resnet,
+)
 from benchmarks.calibration.table import tables
 from benchmarks.common import (
     add_options,
@@ -38,6 +50,15 @@ from fedsim.engines.environment import threads
 from fedsim.errors import InputError
 from fedsim.options import build, require
 
+ATTACK = {
+    "batches": "dlg",
+    "resnet": "dlg",
+    "defenses": "dlg",
+    "cases": "idlg",
+    "prior": "idlg",
+    "repeats": "inverting",
+}
+"""The attack of a subcommand where `--attack` names none."""
 HELP = {
     "idlg": "iDLG on LeNet, batch 1",
     "dlg": "DLG on LeNet, batch 1",
@@ -45,9 +66,12 @@ HELP = {
     "resnet": "DLG on ResNet-20 and ResNet-56 with sigmoid and without strides",
     "defenses": "DLG's table of defences: naive and adaptive",
     "cases": "a strength of each defence at which knowing it decides: naive and adaptive",
+    "prior": "noise, and how much the prior weighs",
     "inverting": "Inverting Gradients on ConvNet or ResNet-18",
+    "repeats": "batches of different labels, and of one that all images share",
+    "local": "several local steps: epochs E in batches of B",
 }
-DEFAULT_N = {"resnet": 5, "defenses": 10, "cases": 40, "inverting": 3}
+DEFAULT_N = {"resnet": 5, "defenses": 10, "cases": 40, "prior": 8, "inverting": 3, "repeats": 5, "local": 3}
 
 
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
@@ -64,15 +88,24 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
             return defenses(arguments.attack, options)
         case "cases":
             return cases(arguments.only, arguments.attack, options)
+        case "prior":
+            return prior(arguments.std, arguments.attack, options)
+        case "repeats":
+            a = arguments
+            return repeats(a.model, a.batch, a.attack, options, a.prior)
         case _:
-            return inverting(arguments.model, arguments.mode, options)
+            return inverting(arguments.model, arguments.width, arguments.mode, options)
 
 
 def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     """Return one line: its figures, and the scores of every image."""
     pool = read_pool(arguments)
     captures = setting.n or arguments.n
-    images, labels = pool.draw(captures * setting.victim.batch_size, arguments.seed)
+    size = setting.victim.batch_size
+    if setting.distinct is None:
+        images, labels = pool.draw(captures * size, arguments.seed)
+    else:
+        images, labels = pool.draw_batches(captures, size, setting.distinct, arguments.seed)
     weights = load_file(arguments.weights) if arguments.weights else None
     groups = groups_of(
         setting.victim, images, labels, pool.classes, arguments.seed, arguments.per_weights, weights
@@ -142,55 +175,68 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="what", required=True)
     for name, text in HELP.items():
         command = commands.add_parser(name, help=text, description=text)
-        add_options(command, DEFAULT_N.get(name, 100), "captures")
-        command.add_argument("--per-weights", type=int, default=10, help="captures for each draw of weights")
-        command.add_argument("--restarts", type=int, default=3 if name in ("idlg", "dlg") else 1)
-        command.add_argument("--max-evaluations", type=int, help="budget of a start (default: the attack's)")
-        command.add_argument("--device", default="cpu")
+        add_options(command, DEFAULT_N.get(name, 100), "clients" if name == "local" else "captures")
         command.add_argument("--threads", type=int, default=1)
-        command.add_argument(
-            "--weights", metavar="FILE.safetensors", help="of a run of ours, in place of draws"
-        )
-        if name in ("batches", "resnet", "defenses", "cases"):
-            command.add_argument("--attack", default="idlg" if name == "cases" else "dlg")
-        if name == "batches":
-            command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
-            command.add_argument(
-                "--prior", type=float, default=1e-3, help="assumed noise from batch 4 on; 0 for no prior"
-            )
-        if name == "cases":
-            command.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="DEFENCE")
-        if name == "inverting":
-            command.add_argument("--model", choices=("convnet", "resnet18"), default="convnet")
-            command.add_argument("--mode", choices=("eval", "train"), default="eval", help="of BatchNorm")
+        if name == "local":
+            local.add_options(command)
+        else:
+            _add_options(command, name)
     listing = commands.add_parser("table", help="print JSON files as Markdown")
     listing.add_argument("files", type=Path, nargs="+")
     listing.add_argument("--into", type=Path, metavar="DOC.md", help="replace the table there")
     return top
 
 
+def _add_options(command: argparse.ArgumentParser, name: str) -> None:
+    """Give a subcommand that measures settings its options."""
+    command.add_argument("--per-weights", type=int, default=10, help="captures for each draw of weights")
+    command.add_argument("--restarts", type=int, default=3 if name in ("idlg", "dlg") else 1)
+    command.add_argument("--max-evaluations", type=int, help="budget of a start (default: the attack's)")
+    command.add_argument("--device", default="cpu")
+    command.add_argument("--weights", metavar="FILE.safetensors", help="of a run of ours, in place of draws")
+    if name in ATTACK:
+        command.add_argument("--attack", default=ATTACK[name])
+    if name == "batches":
+        command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
+    if name in ("batches", "repeats"):
+        text = "noise assumed, from batch 4 on; 0 for no prior"
+        command.add_argument("--prior", type=float, default=1e-3, help=text)
+    if name == "cases":
+        command.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="DEFENCE")
+    if name == "prior":
+        command.add_argument("--std", type=float, nargs="+", default=[0.001, 0.01, 0.03, 0.1, 0.2])
+    if name == "repeats":
+        command.add_argument("--model", choices=("lenet", "convnet"), default="lenet")
+        command.add_argument("--batch", type=int, default=4)
+    if name == "inverting":
+        command.add_argument("--model", choices=("convnet", "resnet18"), default="convnet")
+        command.add_argument("--width", type=int, help="of the ConvNet (default: the paper's, 64)")
+        command.add_argument("--mode", choices=("eval", "train"), default="eval", help="of BatchNorm")
+
+
 def run(arguments: argparse.Namespace) -> None:
     """Measure the settings of a subcommand one after the other."""
     for key in ("per_weights", "restarts", "threads"):
-        require(
-            getattr(arguments, key) >= 1, f"--{key.replace('_', '-')}", getattr(arguments, key), "1 or more"
-        )
-    entries = []
+        value = getattr(arguments, key, 1)
+        require(value >= 1, f"--{key.replace('_', '-')}", value, "1 or more")
+    command = {key: value for key, value in vars(arguments).items() if key != "json"}
+    found: list[dict[str, Any]] = []
     with threads(arguments.threads):
-        for setting in settings_of(arguments):
-            entries.append(measure(setting, arguments))
-            print(line(entries[-1]), file=prints_to(arguments.json), flush=True)
-            command = {key: value for key, value in vars(arguments).items() if key != "json"}
-            table = {
-                "benchmark": "calibration",
-                "command": command,
-                "machine": machine(),
-                "settings": entries,
-            }
+        for entry in _entries(arguments):
+            found.append(entry)
+            text = local.line(entry) if arguments.what == "local" else line(entry)
+            print(text, file=prints_to(arguments.json), flush=True)
+            table = {"benchmark": "calibration", "command": command, "machine": machine(), "settings": found}
             if arguments.json != "-":  # kept after each setting: a long run may be cut off
                 write_json(table, arguments.json)
     if arguments.json == "-":
         write_json(table, arguments.json)
+
+
+def _entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    if arguments.what == "local":
+        return local.entries(arguments)
+    return (measure(setting, arguments) for setting in settings_of(arguments))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

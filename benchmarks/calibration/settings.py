@@ -38,6 +38,8 @@ class Setting:
     restarts: int = 1
     n: int | None = None
     """Captures, where it is not `--n`."""
+    distinct: int | None = None
+    """Different labels in a batch, each as often as the next; None for a batch as it falls."""
     leaked: tuple[str, str] = ("ssim_above", "0.5")
     """Which of the shares of `figures` says how many images leak."""
 
@@ -101,6 +103,24 @@ def cases(names: Sequence[str], attack: str, options: Mapping[str, Any]) -> list
     ]
 
 
+def prior(stds: Sequence[float], attack: str, options: Mapping[str, Any]) -> list[Setting]:
+    """Return noise with the prior's weight as it is, threefold, and as a rule in sigma^2 would have it.
+
+    The weight grows as the noise that the attacker assumes (`adversary.attacks.prior_weights`), so that
+    assuming another noise scales it. Both rules agree at a standard deviation of 0.1.
+    """
+    return [
+        Setting(
+            name=f"noise {std:g}, weight x {factor:g}",
+            victim=Victim(defenses=({"name": "noising", "std": std},), assumed_noise=factor * std),
+            attack=attack,
+            options=options,
+        )
+        for std in stds
+        for factor in dict.fromkeys((std / 0.1, 1.0, 3.0))
+    ]
+
+
 def _against(
     chains: Mapping[str, tuple[Mapping[str, Any], ...]], attack: str, options: Mapping[str, Any]
 ) -> list[Setting]:
@@ -116,7 +136,28 @@ def _against(
     ]
 
 
-def inverting(model: str, mode: str, options: Mapping[str, Any]) -> list[Setting]:
+def repeats(model: str, size: int, attack: str, options: Mapping[str, Any], prior: float) -> list[Setting]:
+    """Return batches whose images have all different labels, then fewer, down to one that all share."""
+    victim = Victim(model=model, mode="eval", batch_size=size, labels_known=True, assumed_noise=prior)
+    return [
+        Setting(
+            name=f"{model}, batch {size}, labels {distinct}",
+            victim=victim,
+            attack=attack,
+            options=options,
+            distinct=distinct,
+        )
+        for distinct in range(size, 0, -1)
+        if size % distinct == 0
+    ]
+
+
+def inverting(model: str, width: int | None, mode: str, options: Mapping[str, Any]) -> list[Setting]:
     """Return Inverting Gradients on one image, label known (Geiping et al. 2020, section 6)."""
-    victim = Victim(model=model, mode="train" if mode == "train" else "eval", labels_known=True)
+    victim = Victim(
+        model=model,
+        model_options={} if width is None else {"width": width},
+        mode="train" if mode == "train" else "eval",
+        labels_known=True,
+    )
     return [Setting(name=f"{model}, BatchNorm {mode}", victim=victim, attack="inverting", options=options)]

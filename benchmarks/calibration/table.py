@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.calibration import local, pairs
 from benchmarks.common import command_line, markdown, show
 from fedsim.errors import InputError
 
@@ -22,20 +23,6 @@ PUBLISHED = {
     ("dlg", "svhn"): "- / .0051",
 }
 """Share in % with MSE < 0.001 (iDLG's Figure 1, 1000 runs) / MSE (DLG), batch 1."""
-
-
-PairCell = Callable[[Entry, Entry], str]
-"""(naive setting, adaptive setting) -> text."""
-
-
-def _leaked(entry: Entry) -> Mapping[str, Any]:
-    kind, bound = entry["leaked"]
-    share: Mapping[str, Any] = entry["single"][kind][bound]
-    return share
-
-
-def _both(cell: Callable[[Mapping[str, Any]], str]) -> PairCell:
-    return lambda naive, adaptive: f"{cell(naive['single'])} / {cell(adaptive['single'])}"
 
 
 def _percent(interval: Mapping[str, Any]) -> str:
@@ -90,32 +77,17 @@ _SIMILARITY: dict[str, Cell] = {
     "PSNR": lambda _, found: show(found["mean_psnr"]),
     **_COST,
 }
-_CASES: dict[str, PairCell] = {
-    "defence": lambda naive, _: naive["name"].removesuffix(", naive"),
-    "n": lambda naive, _: str(naive["single"]["captures"]),
-    "leaked is": lambda naive, _: (
-        {"ssim_above": "SSIM > ", "mse_below": "MSE < "}[naive["leaked"][0]] + naive["leaked"][1]
-    ),
-    "naive, %": lambda naive, _: _percent(_leaked(naive)),
-    "adaptive, %": lambda _, adaptive: _percent(_leaked(adaptive)),
-    "apart": lambda naive, adaptive: "yes" if _leaked(naive)["high"] < _leaked(adaptive)["low"] else "no",
-    "SSIM": _both(lambda found: show(found["mean_ssim"], 2)),
-    "MSE < .01, %": _both(lambda found: _percent(found["mse_below"]["0.01"])),
-    "MSE < .001, %": _both(lambda found: _percent(found["mse_below"]["0.001"])),
-    "labels, %": _both(lambda found: _percent(found["labels"])),
-    "equations : unknowns": lambda _, adaptive: (
-        f"{adaptive['single']['equations']} : {adaptive['single']['unknowns']}"
-    ),
-    "CPU s an image": _both(lambda found: f"{found['cpu_seconds_per_image']['mean']:.1f}"),
-}
 COLUMNS: dict[str, tuple[dict[str, Cell], ...]] = {
     "idlg": (_PLAIN, _FIDELITY),
     "dlg": (_PLAIN, _FIDELITY),
     "batches": (_BATCHES,),
     "resnet": (_BATCHES,),
     "defenses": (_SIMILARITY,),
+    "prior": (_SIMILARITY,),
+    "repeats": (_SIMILARITY,),
     "inverting": (_SIMILARITY,),
 }
+_WHOLE = {"cases": pairs.table, "local": local.table}
 
 
 def tables(files: Sequence[Path]) -> tuple[str, str]:
@@ -129,7 +101,7 @@ def tables(files: Sequence[Path]) -> tuple[str, str]:
         raise InputError(f"FILE = {', '.join(map(str, files))}: allowed: files of one subcommand at a time")
     entries = [entry for one in read for entry in one["settings"]]
     what = read[0]["command"]["what"]
-    blocks = [_pairs(entries)] if what == "cases" else [_markdown(one, entries) for one in COLUMNS[what]]
+    blocks = [_WHOLE[what](entries)] if what in _WHOLE else [_markdown(one, entries) for one in COLUMNS[what]]
     commands = [f"    {command_line('benchmarks.calibration', one['command'])}" for one in read]
     return kinds.pop(), "\n\n".join([*blocks, "\n".join(commands)])
 
@@ -156,13 +128,6 @@ def _markdown(columns: Mapping[str, Cell], entries: Sequence[Entry]) -> str:
         for kind in (("single", "restarted") if entry["restarts"] > 1 else ("single",))
     ]
     return markdown(list(columns), rows)
-
-
-def _pairs(entries: Sequence[Entry]) -> str:
-    """Return a row for each defence, measured naive and then adaptive."""
-    pairs = zip(entries[::2], entries[1::2], strict=True)
-    rows = [[cell(naive, adaptive) for cell in _CASES.values()] for naive, adaptive in pairs]
-    return markdown(list(_CASES), rows)
 
 
 def _published(entry: Entry) -> str:

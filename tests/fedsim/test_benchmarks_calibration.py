@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,52 @@ def test_a_case_of_each_defence_is_a_row_naive_beside_adaptive(
 ) -> None:
     assert {table["name"] for chain in CASES.values() for table in chain} == {*DEFENSES.names()} - {"none"}
     out = tmp_path / "cases.json"
-    options = ["--n", "4", "--per-weights", "4", "--max-evaluations", "400", "--only", "masking"]
+    options = ["--n", "4", "--per-weights", "4", "--max-evaluations", "240", "--only", "masking"]
     assert main(["cases", *SMALL, *options, "--json", str(out)]) == 0
     capsys.readouterr()
     assert main(["table", str(out)]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| masking(p=0.5)"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:6] == ["4", "SSIM > 0.5", "0 [0, 49]", "100 [51, 100]", "yes"]
+
+
+def test_batches_are_drawn_with_so_many_different_labels() -> None:
+    images, labels = pool().draw_batches(6, 4, 2, seed=1)
+    again, _ = pool().draw_batches(6, 4, 2, seed=1)
+    assert torch.equal(images, again)
+    assert len({image.numpy().tobytes() for image in images}) == 24
+    for batch in labels.reshape(6, 4).tolist():
+        assert sorted(Counter(batch).values()) == [2, 2]
+    with pytest.raises(InputError, match="no images left of a label"):
+        pool().draw_batches(10**5, 4, 4, seed=1)
+
+
+def test_batches_of_different_labels_are_measured_beside_repeated_ones(tmp_path: Path) -> None:
+    out = tmp_path / "repeats.json"
+    assert main(["repeats", *SMALL, "--n", "1", "--max-evaluations", "3", "--json", str(out)]) == 0
+    entries = json.loads(out.read_text(encoding="utf-8"))["settings"]
+    labels = [len({row["label"] for row in entry["rows"]["single"]}) for entry in entries]
+    assert labels == [4, 2, 1]
+    assert [entry["single"]["labels"]["share"] for entry in entries] == [1, 1, 1]
+
+
+def test_local_steps_are_put_beside_the_published(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "local.json"
+    options = ["--size", "8", "--n", "1", "--images", "2", "--evaluations", "2", "--json", str(out)]
+    assert main(["local", *options]) == 0
+    capsys.readouterr()
+    assert main(["table", str(out)]) == 0
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| E" in line]
+    assert [(row[1], row[2]) for row in rows[:5]] == [
+        ("E1 B1", "2"),
+        ("E1 B8", "1"),
+        ("E1 B16", "1"),
+        ("E2 B16", "2"),
+        ("E5 B1", "10"),
+    ]
+    assert len(rows) == 7
+    assert rows[3][-1] == "15.17 / .526 |"
+    assert main(["local", *options, "--images", "17"]) == 2
 
 
 def test_figures_count_what_is_not_finite_as_missed_and_labels_by_batch() -> None:
