@@ -61,7 +61,8 @@ def sensitivity(problem: Problem, length: Tensor) -> Tensor:
     change = {name: torch.stack([one[name] for one in after]) - value for name, value in first.items()}
     moved: Tensor = _length(problem, change) / (draws[:, 1] * STEP).flatten(1).norm(dim=1)
     if problem.knowledge is not None and problem.knowledge.scale_free:
-        return moved * length / _length(problem, first)
+        tiny = torch.finfo(length.dtype).tiny
+        return moved * length / _length(problem, first).clamp(min=tiny)
     return moved
 
 
