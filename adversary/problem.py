@@ -1,6 +1,6 @@
 """What an attack is given: observed gradients of captures that share their weights, and what is known."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -98,10 +98,17 @@ class Problem:
         Taken at the weights `at`, the global ones by default.
         """
 
-        def loss(parameters: dict[str, Tensor]) -> Tensor:
-            return self.task.loss(_Bound(self.model, parameters), images, labels)
+        return self.gradient_of(lambda model: self.task.loss(model, images, labels), at)
 
-        result: dict[str, Tensor] = torch.func.grad(loss)(
+    def gradient_of(
+        self, loss: Callable[[nn.Module], Tensor], at: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the gradient by parameter of any scalar that is made of the model, as `gradient` does."""
+
+        def of(parameters: dict[str, Tensor]) -> Tensor:
+            return loss(_Bound(self.model, parameters))
+
+        result: dict[str, Tensor] = torch.func.grad(of)(
             dict(self.model.named_parameters() if at is None else at)
         )
         return result
@@ -126,9 +133,9 @@ class _Bound(nn.Module):
         super().__init__()
         self._call = (model, parameters)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Tensor:
         model, parameters = self._call
-        output: Tensor = functional_call(model, parameters, (inputs,))
+        output: Tensor = functional_call(model, parameters, inputs)
         return output
 
 

@@ -15,8 +15,7 @@ from clients.messages import accepts_absent, config_value, draw_name, partition_
 from clients.models import ModelCache
 from fedsim.defenses import wire
 from fedsim.defenses.upload import Upload
-from fedsim.seeds import derive
-from fedsim.training import Trained, UploadKind, draw_batches, train
+from fedsim.training import Trained, UploadKind, draw_batches, train, training_seed
 
 __all__ = ["Federation", "Partition", "client_app"]
 
@@ -84,7 +83,7 @@ def _train_reply(
         federation.dataset.train,
         draw_batches(client.recipe, client.indices, federation.seed, client.id, round_),
         client.recipe,
-        seed=derive(federation.seed, "training", client.id, round_),
+        seed=training_seed(federation.seed, client.id, round_),
         proximal_mu=config_value(message, "proximal-mu", 0.0),
     )
     upload = Upload(_values(trained, federation), frozenset(trained.buffers))

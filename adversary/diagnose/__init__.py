@@ -19,7 +19,7 @@ from adversary.diagnose.state import (
 )
 from adversary.diagnose.verdicts import from_truth
 from fedsim.errors import InputError
-from fedsim.tasks.task import Task
+from fedsim.tasks.task import DrawingTask, Task
 from fedsim.training import Recipe
 
 __all__ = ["CHECKS", "Finding", "diagnose", "faults"]
@@ -42,6 +42,8 @@ def diagnose(
     (n, *input_shape) in [0, 1] and labels (n,) in the order of training, the upload is computed again, which
     decides most questions.
     """
+    if isinstance(task, DrawingTask):
+        raise InputError("task: its loss draws timesteps and noise; allowed: a capture of a classifier")
     size = batch_size if batch_size is not None else recipe.batch_size if recipe else None
     reading = Reading(capture, weights, task, recipe, size, mode)
     findings = [

@@ -30,6 +30,10 @@ def _head(summary: Row) -> str:
     lines = [f"{summary.get('name') or 'run'}: {', '.join(fact for fact in facts if fact)}"]
     if summary.get("accuracy") is not None:
         lines.append(f"accuracy  {100 * summary['accuracy']:.1f} % on the test set after the last round")
+    elif summary.get("loss") is not None:
+        lines.append(f"loss      {summary['loss']:.4f} on the test set after the last round")
+    if summary.get("sample_distance") is not None:
+        lines.append(f"samples   {summary['sample_distance']:.2f} from the test set's images (0: alike)")
     captures = federation.get("captures")
     if captures is not None:
         lines.append(f"captures  {captures} ({federation.get('capture_megabytes') or 0:.1f} MB)")

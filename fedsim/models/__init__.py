@@ -1,6 +1,7 @@
 """Models by name. A factory is `factory(input_shape, num_classes, *, option=...) -> nn.Module`.
 
-Options that every model takes (`norm`, `mean`, `std`) are applied by `fedsim.models.build`.
+Options that every model takes (`norm`, `mean`, `std`) are applied by `fedsim.models.build`. Denoisers
+get 0 for `num_classes`.
 """
 
 from fedsim.registry import Entry, Registry
@@ -61,4 +62,19 @@ MODELS = Registry(
         "any name of torchvision.models, untrained: torchvision:NAME",
         "torchvision",
     ),
+    Entry(
+        "unet",
+        "fedsim.models.unet:unet",
+        "of the task diffusion: the U-Net of denoising diffusion, by diffusers",
+        "Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv 2006.11239",
+    ),
+    Entry(
+        "dit",
+        "fedsim.models.dit:dit",
+        "of the task diffusion: a transformer over patches, by diffusers",
+        "Peebles & Xie 2023, Scalable Diffusion Models with Transformers, arXiv 2212.09748",
+    ),
 )
+
+DENOISERS = frozenset({"unet", "dit"})
+"""The models of the task diffusion: they take noisy images and timesteps. All others are classifiers."""

@@ -32,16 +32,33 @@ def model_factory(
     Builds the model once and passes two images of zeros through it. Raises InputError for an unknown name or
     option, and where the model does not make `num_classes` logits of an image.
     """
-    if name.startswith("torchvision:"):
-        options = {"architecture": name.removeprefix("torchvision:"), **options}
-        factory = MODELS.resolve("torchvision", f"{WHERE}.name")
-    else:
-        factory = MODELS.resolve(name, f"{WHERE}.name")
-    own, common = _split(factory, options)
-    _check_normalization(common, input_shape[0])
-    make = partial(_make, factory, own, common, input_shape, num_classes)
-    _check_forward(make, name, input_shape, num_classes)
+    make = _maker(name, options, input_shape, num_classes)
+    _check_forward(make, name, (torch.zeros(2, *input_shape),), (2, num_classes), "logits")
     return make
+
+
+def denoiser_factory(
+    name: str, options: Mapping[str, Any], input_shape: InputShape
+) -> Callable[[], nn.Module]:
+    """Return a function that builds a denoiser afresh: `model_factory` for what diffusion learns.
+
+    The model takes noisy images (n, *input_shape) and timesteps (n,), int64, and returns the like of the
+    images; they come in [-1, 1], so that there is no `mean` and `std`. Raises InputError as `model_factory`.
+    """
+    for key in ("mean", "std"):
+        require(
+            key not in options, f"{WHERE}.{key}", options.get(key), "only with task.name = 'classification'"
+        )
+    make = _maker(name, options, input_shape, 0)
+    inputs = (torch.zeros(2, *input_shape), torch.tensor([0, 1]))
+    _check_forward(make, name, inputs, (2, *input_shape), "a prediction")
+    return make
+
+
+def initial_model(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return a fresh model with the weights of this seed; the global generators stay as they were."""
+    with isolated_globals(seed, "initial weights"):
+        return factory()
 
 
 def finish(
@@ -60,6 +77,20 @@ def finish(
     if not mean and not std:
         return model
     return nn.Sequential(Normalize(mean or (0.0,), std or (1.0,)), model)
+
+
+def _maker(
+    name: str, options: Mapping[str, Any], input_shape: InputShape, num_classes: int
+) -> Callable[[], nn.Module]:
+    """Return the function that builds the model, its options checked."""
+    if name.startswith("torchvision:"):
+        options = {"architecture": name.removeprefix("torchvision:"), **options}
+        factory = MODELS.resolve("torchvision", f"{WHERE}.name")
+    else:
+        factory = MODELS.resolve(name, f"{WHERE}.name")
+    own, common = _split(factory, options)
+    _check_normalization(common, input_shape[0])
+    return partial(_make, factory, own, common, input_shape, num_classes)
 
 
 def _make(
@@ -94,13 +125,17 @@ def _check_normalization(common: Mapping[str, Any], channels: int) -> None:
 
 
 def _check_forward(
-    make: Callable[[], nn.Module], name: str, input_shape: InputShape, num_classes: int
+    make: Callable[[], nn.Module],
+    name: str,
+    inputs: tuple[Tensor, ...],
+    expected: tuple[int, ...],
+    output: str,
 ) -> None:
-    size = "x".join(map(str, input_shape))
+    size = "x".join(map(str, inputs[0].shape[1:]))
     try:
         with isolated_globals(0, "model check"), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            logits = make()(torch.zeros(2, *input_shape))
+            made = make()(*inputs)
     except InputError as error:
         raise InputError(f"{WHERE}.{error}") from None
     except Exception as error:
@@ -109,10 +144,9 @@ def _check_forward(
             f"{WHERE}.name = {name!r}: it cannot take images of {size} ({reason}); "
             "allowed: a model for images of this size, or other data"
         ) from None
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    expected = (2, num_classes)
+    shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
     if shape != expected:
         raise InputError(
             f"{WHERE}.name = {name!r}: it makes {shape} of two images of {size}; "
-            f"allowed: logits of {expected}"
+            f"allowed: {output} of {expected}"
         )

@@ -1,5 +1,7 @@
 """The charts of the federation: each a function of the run and a width, and its description in words."""
 
+from dataclasses import dataclass
+
 import altair as alt
 from markupsafe import Markup
 
@@ -14,35 +16,70 @@ PERCENT = alt.Axis(format=".0%", tickCount=5)
 
 def accuracy(run: RunFolder) -> Markup | None:
     """Return test accuracy by round, with a mark at each round that was captured; None without accuracies."""
+    scale = alt.Scale(domain=[0, 1])
+    return _by_round(run, Curve("accuracy", "Test accuracy", ".1%", PERCENT, scale, highest=True))
+
+
+def loss(run: RunFolder) -> Markup | None:
+    """Return the held-out loss by round; None where there is an accuracy, which says more, or no loss."""
+    if any(row.get("accuracy") is not None for row in run.rounds):
+        return None
+    return _by_round(run, Curve("loss", "Held-out loss", ".3f", alt.Axis(tickCount=5), alt.Scale()))
+
+
+def sample_distance(run: RunFolder) -> Markup | None:
+    """Return the distance of samples to held-out images by round; None where none were drawn."""
+    axis, scale = alt.Axis(tickCount=5, format="~g"), alt.Scale(type="symlog")
+    return _by_round(run, Curve("sample_distance", "Sample distance", ".3g", axis, scale))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure of rounds.jsonl, and how it is drawn."""
+
+    key: str
+    title: str
+    format: str
+    axis: alt.Axis
+    scale: alt.Scale
+    highest: bool = False
+    """Whether more is better."""
+
+    def words(self, value: float) -> str:
+        """Return a value of the curve as text."""
+        return format(value, self.format)
+
+
+def _by_round(run: RunFolder, curve: Curve) -> Markup | None:
     points = [
-        {"round": row["round"], "accuracy": row["accuracy"]}
+        {"round": row["round"], "value": row[curve.key]}
         for row in run.rounds
-        if row.get("accuracy") is not None
+        if row.get(curve.key) is not None
     ]
     if len(points) < 2:
         return None
     marks = [{"round": row["round"]} for row in run.rounds if row.get("captured")]
     first, last = points[0], points[-1]
-    best = max(points, key=lambda point: float(point["accuracy"]))
+    best = (max if curve.highest else min)(points, key=lambda point: float(point["value"]))
     words = (
-        f"Test accuracy by round: {percent(first['accuracy'], 1)} in round {first['round']}, "
-        f"{percent(last['accuracy'], 1)} in round {last['round']}, "
-        f"highest {percent(best['accuracy'], 1)} in round {best['round']}."
+        f"{curve.title} by round: {curve.words(first['value'])} in round {first['round']}, "
+        f"{curve.words(last['value'])} in round {last['round']}, "
+        f"{'highest' if curve.highest else 'lowest'} {curve.words(best['value'])} in round {best['round']}."
     )
-    return svg.figure(lambda width: _accuracy_chart(points, marks, width), words)
+    return svg.figure(lambda width: _curve_chart(curve, points, marks, width), words)
 
 
-def _accuracy_chart(points: list[Row], marks: list[Row], width: int) -> svg.Chart:
+def _curve_chart(curve: Curve, points: list[Row], marks: list[Row], width: int) -> svg.Chart:
     ticks = alt.Axis(grid=False, tickMinStep=1, tickCount=min(10, width // 50))
     x = alt.X("round:Q", title="round", axis=ticks, scale=alt.Scale(nice=False))
-    y = alt.Y("accuracy:Q", title=None, axis=PERCENT, scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("value:Q", title=None, axis=curve.axis, scale=curve.scale)
     base = svg.data(points).encode(x=x, y=y)
     end = svg.data(points[-1:]).encode(x=x, y=y)
     layers = [
         base.mark_line(color=svg.ACCENT, strokeWidth=2.5, point=False),
         end.mark_point(color=svg.ACCENT, filled=True, size=60, opacity=1),
         end.mark_text(color=svg.INK, dx=9, align="left", fontSize=14, fontWeight=600).encode(
-            text=alt.Text("accuracy:Q", format=".1%")
+            text=alt.Text("value:Q", format=curve.format)
         ),
     ]
     if marks:

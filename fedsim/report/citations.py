@@ -9,12 +9,15 @@ from fedsim.defenses import DEFENSES
 from fedsim.models import MODELS
 from fedsim.registry import Registry
 from fedsim.report.folder import Row, RunFolder
+from fedsim.tasks import TASKS
 from strategies import STRATEGIES
 
 FLOWER = "Beutel et al. 2020, Flower: A Friendly Federated Learning Research Framework (arXiv 2007.14390)"
 SSIM = (
     "Wang et al. 2004, Image Quality Assessment: From Error Visibility to Structural Similarity (IEEE TIP 13)"
 )
+DDIM = "Song, Meng & Ermon 2021, Denoising Diffusion Implicit Models, arXiv 2010.02502"
+KERNEL_DISTANCE = "Binkowski et al. 2018, Demystifying MMD GANs, arXiv 1801.01401"
 ARXIV = re.compile(r",? ?\(?arXiv[: ](\d{4}\.\d{4,5})\)?")
 
 
@@ -33,12 +36,15 @@ def _papers(run: RunFolder) -> Iterator[str]:
     yield FLOWER
     yield _paper(DATASETS, scenario.get("data", {}))
     yield _paper(PARTITIONS, scenario.get("partition", {}))
+    yield _paper(TASKS, scenario.get("task", {}))
     yield _paper(MODELS, scenario.get("model", {}))
     yield _paper(STRATEGIES, scenario.get("strategy", {}))
     for defense in scenario.get("defenses", []):
         yield _paper(DEFENSES, defense)
     for attack in scenario.get("adversary", {}).get("attacks", []):
         yield _paper(ATTACKS, attack)
+    if run.samples:
+        yield from (DDIM, KERNEL_DISTANCE)
     if run.leakage:
         yield SSIM
 

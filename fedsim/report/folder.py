@@ -45,6 +45,16 @@ class RunFolder:
             return ""
         return self.classes[label] if 0 <= label < len(self.classes) else f"class {label}"
 
+    @property
+    def samples(self) -> dict[int, list[str]]:
+        """Return the pictures that a generative model drew, by round, relative to the run folder."""
+        found: dict[int, list[str]] = {}
+        for path in sorted((self.path / "samples").glob("round-*-*.png")):
+            number = path.stem.split("-")[1]
+            if number.isdecimal():
+                found.setdefault(int(number), []).append(f"samples/{path.name}")
+        return found
+
     def picture(self, relative: str | None) -> bytes | None:
         """Return the bytes of a PNG of this run; None if it is missing, outside the folder or no PNG."""
         if not relative:

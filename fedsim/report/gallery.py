@@ -12,6 +12,8 @@ COLUMNS = 10
 """Images side by side in one strip."""
 STRIPS = 5
 """Strips shown per panel; the page says how many images it leaves out."""
+SAMPLED = 12
+"""About so many rounds of samples are shown."""
 
 Column = tuple[int, int, int]
 """Which image: round, client (-1 for an aggregate), position in the batch."""
@@ -77,6 +79,28 @@ def panels(run: RunFolder) -> list[Panel]:
     for defense in sorted(by_defense, key=lambda name: (name != "none", name)):
         groups.setdefault(frozenset(by_defense[defense]), []).append(defense)
     return [_panel(run, defenses, by_defense) for defenses in groups.values()]
+
+
+def samples(run: RunFolder) -> Panel | None:
+    """Return the panel of what a generative model drew: a line a round, a latent a column; None for none."""
+    drawn = run.samples
+    if not drawn:
+        return None
+    rounds = list(drawn)
+    every = max(1, -(-(len(rounds) - 1) // (SAMPLED - 1)))
+    shown = sorted({*rounds[::every], rounds[-1]})
+    lines = [Line(title=f"Round {n}", details=[], pictures=_samples(run, n)) for n in shown]
+    heads = [f"latent {index + 1}" for index in range(max(len(line.pictures) for line in lines))]
+    strip = Strip(heads=heads, lines=lines)
+    return Panel(title="Samples by round", shared=False, strips=[strip], left_out=len(rounds) - len(shown))
+
+
+def _samples(run: RunFolder, number: int) -> list[Picture | None]:
+    pictures = [run.picture(path) for path in run.samples[number][:COLUMNS]]
+    return [
+        Picture(png=png, text=f"Sample {index}, round {number}", caption="") if png else None
+        for index, png in enumerate(pictures, 1)
+    ]
 
 
 def _column(score: Row) -> Column:

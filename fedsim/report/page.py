@@ -43,16 +43,19 @@ def render(run: RunFolder) -> str:
 
 def context(run: RunFolder) -> dict[str, Any]:
     """Return all that the template shows."""
-    panels = gallery.panels(run)
+    panels, samples = gallery.panels(run), gallery.samples(run)
     granted, denied = privileges(run)
     return {
         "run": run,
         "verdict": words.verdict(run),
         "figures": tables.figures(run),
         "panels": panels,
-        "cell": _cell_width(panels),
+        "samples": samples,
+        "cell": _cell_width([*panels, *([samples] if samples else [])]),
         "charts": {
             "accuracy": charts.accuracy(run),
+            "loss": charts.loss(run),
+            "sample_distance": charts.sample_distance(run),
             "labels": charts.labels(run),
             "leakage": leakcharts.leakage(run),
             "clients": leakcharts.by_client(run),

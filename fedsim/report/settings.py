@@ -14,6 +14,7 @@ def what_was_run(run: RunFolder) -> list[tuple[str, str]]:
     lines = [
         ("Data", _plugin(scenario.get("data", {}))),
         ("Partition", _plugin(scenario.get("partition", {}))),
+        ("Task", _plugin(scenario.get("task", {}))),
         ("Model", _plugin(scenario.get("model", {})) + _parameters(run)),
         ("Training", _training(training)),
         ("Defences", "; then ".join(defenses) or "none"),

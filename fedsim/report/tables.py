@@ -126,6 +126,7 @@ def figures(run: RunFolder) -> list[Cell]:
                 "tone": "",
             }
         )
+    cells += _generative_figures(run) if accuracy is None else []
     rows = run.leakage
     defended = [row for row in rows if row["defense"] != "none"]
     candidates = [
@@ -134,6 +135,18 @@ def figures(run: RunFolder) -> list[Cell]:
         strongest([row for row in defended if row["adaptive"]]),
     ]
     return cells + [_leak_figure(row) for row in candidates if row]
+
+
+def _generative_figures(run: RunFolder) -> list[Cell]:
+    """Return what stands for the accuracy of a model that draws images: its last loss and distance."""
+    named = {"loss": ("held-out loss", 3), "sample_distance": ("distance of samples to held-out images", 2)}
+    cells = []
+    for key, (name, digits) in named.items():
+        last = next((row for row in reversed(run.rounds) if row.get(key) is not None), None)
+        if last is not None:
+            detail = f"after {plural(int(last['round']), 'round')}"
+            cells.append({"value": number(last[key], digits), "name": name, "detail": detail, "tone": ""})
+    return cells
 
 
 def _leak_figure(row: Row) -> Cell:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from adversary import threat
 from fedsim.errors import InputError
+from fedsim.models import DENOISERS, MODELS
 from fedsim.scenario.plugins import check_plugins, registry, uses_batch_norm
 from fedsim.scenario.schema import Scenario
 
@@ -53,6 +54,19 @@ def _threat_model(scenario: Scenario) -> None:
     threat.parse(scenario.adversary.threat_model, scenario.adversary.visibility)
 
 
+def _task(scenario: Scenario) -> None:
+    """Refuse a model of another task, and what is made for classifiers only."""
+    diffusion, model = scenario.task.name == "diffusion", scenario.model.name
+    known = {entry.name for entry in MODELS}
+    fitting = known & DENOISERS if diffusion else known - DENOISERS
+    if model in known - fitting or (diffusion and model.startswith("torchvision:")):
+        names = ", ".join(map(repr, sorted(fitting)))
+        _refuse("model.name", model, f"{names}, or your own, with task.name = {scenario.task.name!r}")
+    manipulation = scenario.adversary.manipulation
+    if diffusion and manipulation is not None:
+        _refuse("adversary.manipulation.name", manipulation.name, "none with task.name = 'diffusion'")
+
+
 def _manipulation(scenario: Scenario) -> None:
     """Refuse a server that changes the model without being granted to."""
     adversary = scenario.adversary
@@ -87,6 +101,7 @@ _CHECKS: tuple[Callable[[Scenario], None], ...] = (
     _optimizer,
     _threat_model,
     check_plugins,
+    _task,
     _manipulation,
     _private,
 )

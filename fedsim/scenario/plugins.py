@@ -12,6 +12,7 @@ REGISTRIES = {
     "attacks": "adversary.attacks:ATTACKS",
     "manipulations": "adversary.manipulation:MANIPULATIONS",
     "defenses": "fedsim.defenses:DEFENSES",
+    "tasks": "fedsim.tasks:TASKS",
     "models": "fedsim.models:MODELS",
     "datasets": "fedsim.data:DATASETS",
     "partitions": "fedsim.data:PARTITIONS",
@@ -20,7 +21,7 @@ REGISTRIES = {
 }
 """Every kind of plug-in and where its registry is: text, since engines lie above scenarios."""
 
-_BUILT = {"attacks", "manipulations", "defenses", "engines"}
+_BUILT = {"attacks", "manipulations", "defenses", "engines", "tasks"}
 """Kinds whose plug-ins are hyperparameters alone."""
 
 
@@ -37,6 +38,7 @@ def plugins(scenario: Scenario) -> list[tuple[str, str, Plugin]]:
     return [
         ("datasets", "data", scenario.data),
         ("partitions", "partition", scenario.partition),
+        ("tasks", "task", scenario.task),
         ("models", "model", scenario.model),
         *(("defenses", f"defenses.{n}", defense) for n, defense in enumerate(scenario.defenses)),
         ("strategies", "strategy", scenario.strategy),

@@ -68,6 +68,13 @@ class Partition(Plugin):
     """Number of clients in the federation."""
 
 
+class Task(Plugin):
+    """What is learnt."""
+
+    name: str = "classification"
+    """`classification`, or `diffusion` with a model that is made for it."""
+
+
 class Model(Plugin):
     """Which network."""
 
@@ -207,6 +214,8 @@ class Scenario(Section):
     """Which examples."""
     partition: Partition = Partition()
     """Who holds which examples."""
+    task: Task = Task()
+    """What is learnt."""
     model: Model = Model()
     """Which network."""
     training: Training = Training()

@@ -138,8 +138,8 @@ def _federate(scenario: Scenario, folder: Path, attacking: Attacking, progress: 
 
     def on_round(row: dict[str, Any]) -> None:
         if row["round"] > 0:
-            accuracy = row.get("accuracy")
-            progress.advance("federation", note="" if accuracy is None else f"accuracy {accuracy:.3f}")
+            known = [key for key in ("accuracy", "loss") if row.get(key) is not None]
+            progress.advance("federation", note=f"{known[0]} {row[known[0]]:.3f}" if known else "")
         attacking.feed(before_round=row["round"])
 
     federate(scenario, folder, on_round=on_round)

@@ -21,8 +21,10 @@ from fedsim.options import build, option_names
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import Scenario, Training
 from fedsim.seeds import numpy_generator
-from fedsim.tasks.classification import ClassificationTask, classification_task
-from fedsim.training import Recipe, truth_indices
+from fedsim.tasks import TASKS
+from fedsim.tasks.classification import ClassificationTask
+from fedsim.tasks.task import Draws, Task
+from fedsim.training import Recipe, truth_draws, truth_indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,7 @@ def federation_at(path: str | Path, overrides: tuple[str, ...] = ()) -> Federati
     return _federation(*_identity(path), overrides)
 
 
-def task_of(scenario_path: str) -> ClassificationTask:
+def task_of(scenario_path: str) -> Task:
     """Return the task of a scenario file, for a process that attacks: no data is dealt out."""
     return _task_at(*_identity(scenario_path))
 
@@ -121,17 +123,28 @@ def truth_of(scenario_path: str, client: int, round_number: int) -> tuple[Tensor
     )
 
 
+def draws_of(scenario_path: str, client: int, round_number: int) -> Draws | None:
+    """Return the timesteps and noise that the client drew for the examples of `truth_of`; None for none."""
+    federation = federation_at(scenario_path)
+    one = federation.client(client)
+    return truth_draws(federation.task, one.recipe, one.indices, federation.seed, client, round_number)
+
+
 def client_images(scenario_path: str, client: int) -> tuple[Tensor, Tensor]:
     """Return all images and labels that a client holds, in the order of the train split."""
     federation = federation_at(scenario_path)
     return federation.dataset.train.batch(federation.client(client).indices)
 
 
-def _task(scenario: Scenario, dataset: Dataset) -> ClassificationTask:
-    model = scenario.model
-    task = classification_task(model.name, model.options, dataset.shape, dataset.num_classes)
+def _task(scenario: Scenario, dataset: Dataset) -> Task:
+    table, model = scenario.task, scenario.model
+    kind = build(TASKS.resolve(table.name, "task.name"), table.options, "task")
+    task: Task = kind.task(model.name, model.options, dataset.shape, dataset.num_classes)
     manipulation = manipulation_of(scenario)
-    return task if manipulation is None else manipulated(task, manipulation)
+    if manipulation is None:
+        return task
+    assert isinstance(task, ClassificationTask)
+    return manipulated(task, manipulation)
 
 
 def _identity(path: str | Path) -> tuple[str, str]:
@@ -146,7 +159,7 @@ def _federation(path: str, text: str, overrides: tuple[str, ...]) -> Federation:
 
 
 @lru_cache(maxsize=4)
-def _task_at(path: str, text: str) -> ClassificationTask:
+def _task_at(path: str, text: str) -> Task:
     del text
     scenario = load_scenario(Path(path))
     return _task(scenario, dataset_of(scenario))

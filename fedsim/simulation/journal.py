@@ -84,12 +84,13 @@ class Journal(Wrapper):
         return arrays, metrics
 
     def close_round(self, server_round: int, evaluation: Mapping[str, float | None]) -> None:
-        """Write the line of a round, with its `accuracy` and `loss`; round 0 is the initial model."""
+        """Write the line of a round, with all that was measured after it; round 0 is the initial model."""
         now = time.perf_counter()
         row: Row = {
             "round": server_round,
             "accuracy": evaluation.get("accuracy"),
             "loss": evaluation.get("loss"),
+            **{name: value for name, value in evaluation.items() if name not in ("accuracy", "loss")},
             **{key: self._row[key] for key in ("train_loss", "clients", "failed")},
             "seconds": round(now - self._started, 6),
             "captured": self._captured(server_round),

@@ -6,7 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from adversary.attacks.match import EXPLAINED
@@ -18,6 +17,7 @@ from adversary.matching import match
 from adversary.problem import Problem, Reconstruction, frozen_model
 from adversary.scoring import KEYS, Origin, Row, failed, score
 from fedsim.defenses.chain import snr
+from fedsim.simulation.pictures import to_picture
 from fedsim.simulation.targets import Target, Truth
 
 PICTURES = "reconstructions"
@@ -79,7 +79,7 @@ class Judge:
         model = frozen_model(task, weights)
         names = [parameter for parameter, _ in model.named_parameters()]
         problem = Problem(task=task, model=model, target={}, seeds=())
-        gradient = problem.gradient(truth.images.double(), truth.labels)
+        gradient = problem.gradient_of(truth.loss(task))
         unit = unit_of(capture.upload, training.learning_rate)
         before = {parameter: unit * value for parameter, value in gradient.items()}
         strength = snr(before, observed_update(capture, weights, names))
@@ -116,15 +116,6 @@ def unscored(result: Reconstruction, origin: Origin, pictures: Sequence[str]) ->
         row | {"index": index, "label_found": label, "picture": picture}
         for index, (label, picture) in enumerate(zip(labels, pictures, strict=True))
     ]
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """Return an image (C, H, W), clipped to [0, 1], as 8-bit RGB or grey: the mean of the channels."""
-    pixels = (image.detach().cpu().float().nan_to_num(0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-    if pixels.shape[0] == 3:
-        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    grey = pixels[0] if pixels.shape[0] == 1 else pixels.float().mean(dim=0).to(torch.uint8)
-    return Image.fromarray(grey.contiguous().numpy())
 
 
 @lru_cache(maxsize=64)

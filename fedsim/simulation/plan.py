@@ -48,7 +48,9 @@ def plan(target: Target, captures: Sequence[Capture], threat: ThreatModel, out: 
     if target.scenario.adversary.join_rounds:
         captures, later = join_rounds(captures)
     for attack in target.scenario.adversary.attacks:
-        reason = refuse(frozenset(map(Capability, _factory(attack).needs)), threat)
+        reason = _other_task(attack, target) or refuse(
+            frozenset(map(Capability, _factory(attack).needs)), threat
+        )
         if reason:
             made.refused.append({"attack": attack.name, "reason": reason})
             continue
@@ -85,6 +87,15 @@ def _plan_group(
             made.jobs.append(replace(job, adaptive=True, defenses=defenses))
     if notes:
         made.notes[attack.name, cohort, False] = "; ".join(notes)
+
+
+def _other_task(attack: Attack, target: Target) -> str:
+    """Return why an attack does not fit what is learnt: its `task`, a class variable, says what does."""
+    made_for = getattr(_factory(attack), "task", "classification")
+    learnt = target.scenario.task.name
+    if ":" in learnt or learnt == made_for:
+        return ""
+    return f"reads the gradients of task {made_for}; these uploads are of task {learnt}"
 
 
 def _too_much(attack: Attack, target: Target, batch: int) -> str:

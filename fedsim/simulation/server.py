@@ -15,6 +15,7 @@ from fedsim.scenario.schema import Scenario
 from fedsim.simulation.evaluation import Evaluator
 from fedsim.simulation.federation import cohorts_of, manipulation_of
 from fedsim.simulation.journal import ROUNDS, Journal, Row
+from fedsim.simulation.sampling import sampler_of
 from strategies.build import build_strategy
 from strategies.convert import to_tensors
 from strategies.curious import CuriousServer
@@ -69,6 +70,7 @@ def _run(
 ) -> None:
     model = federation.task.build(scenario.seed)
     evaluator = Evaluator(federation.task, model, federation.dataset.test)
+    sampler = sampler_of(scenario, federation.task, model, federation.dataset.test, folder)
     initial = ArrayRecord(model.state_dict())
     rounds = scenario.strategy.rounds
     journal = Journal(
@@ -83,8 +85,10 @@ def _run(
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         due = server_round % scenario.strategy.evaluate_every == 0 or server_round == rounds
         metrics = evaluator(to_tensors(arrays)) if due else {}
+        if sampler is not None and (sampler.due(server_round) or server_round == rounds):
+            metrics |= sampler(server_round, to_tensors(arrays))
         journal.close_round(server_round, metrics)
-        return MetricRecord(dict(metrics)) if due else None
+        return MetricRecord(dict(metrics)) if metrics else None
 
     outermost = _malicious(scenario, federation, curious)
     result = outermost.start(grid, initial, rounds, TIMEOUT, evaluate_fn=evaluate)

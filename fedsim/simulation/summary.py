@@ -14,7 +14,17 @@ from fedsim.scenario.schema import Scenario
 from fedsim.simulation.attacking import Leakage
 
 SUMMARY = "summary.json"
-PACKAGES = ("torch", "torchvision", "flwr", "flwr-datasets", "opacus", "numpy", "scipy", "scikit-image")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "flwr",
+    "flwr-datasets",
+    "opacus",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "diffusers",
+)
 
 
 def summarise_run(
@@ -26,7 +36,6 @@ def summarise_run(
     weights: Path,
 ) -> dict[str, Any]:
     """Return the summary of a run; `rounds` is empty where only captures were attacked."""
-    accuracies = [row["accuracy"] for row in rounds if row.get("accuracy") is not None]
     return {
         "format": "fedsim.summary",
         "version": 1,
@@ -34,7 +43,9 @@ def summarise_run(
         "seed": scenario.seed,
         "engine": scenario.engine.name if rounds else None,
         "versions": _versions(),
-        "accuracy": accuracies[-1] if accuracies else None,
+        "accuracy": _last(rounds, "accuracy"),
+        "loss": _last(rounds, "loss"),
+        "sample_distance": _last(rounds, "sample_distance"),
         "rounds": max((row["round"] for row in rounds), default=0),
         "parameters": _parameters(weights),
         "federation": _federation(scenario, captures, rounds),
@@ -49,6 +60,11 @@ def summarise_run(
         "failures": leakage.failures,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
+
+
+def _last(rounds: Sequence[dict[str, Any]], key: str) -> float | None:
+    """Return the last value that was measured; None where none was."""
+    return next((row[key] for row in reversed(rounds) if row.get(key) is not None), None)
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:

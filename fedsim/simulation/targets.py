@@ -1,6 +1,6 @@
 """What is attacked: captures with their task, and, where there is one, the truth to score against."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,12 +8,20 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversary.captures import Capture
 from fedsim.errors import InputError
 from fedsim.scenario.schema import Scenario
-from fedsim.simulation.federation import Cohorts, client_images, cohorts_of, federation_at, truth_of
+from fedsim.simulation.federation import (
+    Cohorts,
+    client_images,
+    cohorts_of,
+    draws_of,
+    federation_at,
+    truth_of,
+)
+from fedsim.tasks.task import Draws, Task, training_loss
 
 MIXED = "mixed"
 """The cohort of an aggregate over clients with different defences."""
@@ -28,6 +36,16 @@ class Truth:
     images: Tensor
     labels: Tensor
     own: Tensor
+    draws: Draws | None = None
+    """Timesteps (m,) and noise (m, C, H, W) that the client drew in training, in its order; None for none."""
+    drawn_for: Tensor | None = None
+    """(m,): the position in `images` of the image that each was drawn for."""
+
+    def loss(self, task: Task) -> Callable[[nn.Module], Tensor]:
+        """Return the training loss of the batch as a function of the model, in float64."""
+        rows = slice(None) if self.drawn_for is None else self.drawn_for
+        images, labels = self.images.double()[rows], self.labels[rows]
+        return lambda model: training_loss(task, model, images, labels, self.draws)
 
 
 class Target(Hashable, Protocol):
@@ -62,20 +80,31 @@ class RunTarget:
         self.task: tuple[str, str | None] = ("fedsim.simulation.federation:task_of", self._file)
 
     def truth(self, capture: Capture) -> Truth:
-        """Recompute the batch from scenario, seed, client and round; each image once."""
+        """Recompute batch and draws from scenario, seed, client and round; each image once."""
         clients = capture.clients or (_client(capture),)
         batches = [truth_of(self._file, client, capture.round) for client in clients]
         images = torch.cat([images for images, _ in batches])
         labels = torch.cat([labels for _, labels in batches])
-        _, first = np.unique(images.flatten(1).numpy(), axis=0, return_index=True)
-        keep = torch.from_numpy(np.sort(first))
+        _, first, which = np.unique(images.flatten(1).numpy(), axis=0, return_index=True, return_inverse=True)
+        keep = np.sort(first)
         own = torch.cat([client_images(self._file, client)[0] for client in clients])
-        return Truth(images[keep], labels[keep], own)
+        draws = _joined([draws_of(self._file, client, capture.round) for client in clients])
+        drawn_for = None if draws is None else torch.from_numpy(np.searchsorted(keep, first[which]))
+        return Truth(images[keep], labels[keep], own, draws, drawn_for)
 
     def public(self) -> Tensor:
         """Return the first images of the test split, which no client holds."""
         test = federation_at(self._file).dataset.test
         return test.batch(range(min(PUBLIC, len(test))))[0]
+
+
+def _joined(draws: Sequence[Draws | None]) -> Draws | None:
+    """Return the draws of several clients, one after the other; None where there are none."""
+    present = [one for one in draws if one is not None]
+    if not present:
+        return None
+    timesteps, noise = zip(*present, strict=True)
+    return torch.cat(timesteps), torch.cat(noise)
 
 
 class ForeignTarget:

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedsim.models.build import model_factory
-from fedsim.seeds import isolated_globals
+from fedsim.models.build import initial_model, model_factory
 
 
 @dataclass(frozen=True)
@@ -27,8 +26,7 @@ class ClassificationTask:
 
     def build(self, seed: int) -> nn.Module:
         """Return the model with the initial weights of this seed; the global generators stay as they were."""
-        with isolated_globals(seed, "initial weights"):
-            return self.factory()
+        return initial_model(self.factory, seed)
 
     def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean cross entropy; labels are int64 (n,) or probabilities (n, num_classes)."""
@@ -40,6 +38,17 @@ class ClassificationTask:
         logits = model(inputs)
         loss = F.cross_entropy(logits, labels, reduction="sum").item()
         return {"loss": loss, "accuracy": float((logits.argmax(dim=1) == labels).sum())}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """The classification task as a scenario names it: it has no options of its own."""
+
+    def task(
+        self, model: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int
+    ) -> ClassificationTask:
+        """Return the task of a scenario's model on images of this shape (C, H, W): `classification_task`."""
+        return classification_task(model, options, input_shape, num_classes)
 
 
 def classification_task(

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from fedsim.data.dataset import Indices, Split
 from fedsim.seeds import derive, torch_generator
-from fedsim.tasks.task import Task
+from fedsim.tasks.task import Draws, Task, draw_for, training_loss
+from fedsim.training.draws import draw_generator
 from fedsim.training.recipe import Recipe, Trained
 
-Gradient = Callable[[Tensor, Tensor], tuple[Tensor, list[Tensor]]]
-"""From inputs and labels to the mean loss and its gradient, in the order of the trainable parameters."""
+Gradient = Callable[[Tensor, Tensor, Draws | None], tuple[Tensor, list[Tensor]]]
+"""From inputs, labels and draws to the mean loss and its gradient, in the order of trainable parameters."""
 
 
 def train(
@@ -39,7 +40,8 @@ def train(
     below the last digit of the weight (about $10^{-7} |w|$, against updates of $10^{-3} |w|$ and less),
     which a gradient inversion needs.
 
-    `seed` belongs to this client and round: dropout and the noise of DP-SGD follow from it.
+    `seed` belongs to this client and round (`training_seed`): dropout, the noise of DP-SGD and what the
+    task's loss draws follow from it.
     Raises ValueError if there is no batch, InputError if DP-SGD meets BatchNorm.
     """
     model.train()
@@ -47,11 +49,12 @@ def train(
     update = [torch.zeros_like(p, requires_grad=False) for p in parameters]
     optimizer = _optimizer(recipe, [*parameters, *update])
     losses, seen = [], []
-    device = parameters[0].device
+    device, generator = parameters[0].device, draw_generator(seed)
     with _seeded_layers(seed, device), _gradient(task, model, parameters, recipe, seed) as gradient:
         for batch in batches:
             inputs, labels = split.batch(batch)
-            loss, gradients = gradient(inputs.to(device), labels.to(device))
+            draws = draw_for(task, len(inputs), generator)
+            loss, gradients = gradient(inputs.to(device), labels.to(device), draws)
             for p, u, g in zip(parameters, update, gradients, strict=True):
                 p.grad = u.grad = _regularized(g, p, u, recipe.weight_decay, proximal_mu)
             optimizer.step()
@@ -91,9 +94,14 @@ def _gradient(
 
 
 def _mean_gradient(
-    task: Task, model: nn.Module, parameters: list[nn.Parameter], inputs: Tensor, labels: Tensor
+    task: Task,
+    model: nn.Module,
+    parameters: list[nn.Parameter],
+    inputs: Tensor,
+    labels: Tensor,
+    draws: Draws | None,
 ) -> tuple[Tensor, list[Tensor]]:
-    loss = task.loss(model, inputs, labels)
+    loss = training_loss(task, model, inputs, labels, draws)
     # A parameter that the loss does not reach has gradient zero.
     return loss.detach(), list(torch.autograd.grad(loss, parameters, materialize_grads=True))
 

@@ -1,5 +1,6 @@
 """DP-SGD's gradient: per-example clipping and noise, by Opacus."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedsim.errors import InputError
-from fedsim.tasks.task import Task
+from fedsim.tasks.task import Draws, Task, training_loss
 from fedsim.training.recipe import PrivateSGD
 
 
@@ -36,13 +37,17 @@ class PrivateGradient:
             generator=generator,
         )
 
-    def __call__(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def __call__(
+        self, inputs: Tensor, labels: Tensor, draws: Draws | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the mean loss of the batch, and the private gradient by parameter."""
         self._private.zero_grad()
         self._private.expected_batch_size = len(labels)
-        # Inputs that require a gradient let the hooks of the first layer fire without a warning.
-        with torch.enable_grad():
-            loss = self._task.loss(self._sampler, inputs.requires_grad_(), labels)
+        # Inputs that require a gradient let the hooks of the first layer fire without a warning; those of a
+        # layer that sees only timesteps (a denoiser's) have none that could, and fire all the same.
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Full backward hook is firing")
+            loss = training_loss(self._task, self._sampler, inputs.requires_grad_(), labels, draws)
             loss.backward()  # type: ignore[no-untyped-call]
         self._private.pre_step()
         return loss.detach(), [parameter.grad for parameter in self._sampler.parameters()]
@@ -62,11 +67,24 @@ def private_gradient(
             'them; allowed: model.norm = "group"'
         )
     sampler = GradSampleModule(model)
+    hooks = [
+        module.register_forward_pre_hook(_contiguous)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
     try:
         yield PrivateGradient(task, sampler, recipe, generator)
     finally:
+        for hook in hooks:
+            hook.remove()
         sampler.to_standard_module()
         _clean(model)
+
+
+def _contiguous(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Lay out a convolution's inputs as Opacus takes them to be: of others it makes a wrong gradient."""
+    del module
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def _clean(model: nn.Module) -> None:
