@@ -1,6 +1,8 @@
 """The diffusion task: diffusers' schedulers, its identities, second derivatives through attention."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -274,6 +276,27 @@ def test_a_loss_without_draws_is_refused():
     problem = task()
     with pytest.raises(InputError, match="its loss needs timesteps and noise"):
         problem.loss(problem.build(0), torch.zeros(1, *SHAPE), torch.zeros(1))
+
+
+def test_diffusers_is_imported_only_to_build_and_without_a_network():
+    code = (
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): raise OSError('no network')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from fedsim.scenario import load_scenario\n"
+        "import fedsim.models.dit, fedsim.models.unet, fedsim.tasks.ddim, fedsim.simulation.server\n"
+        "load_scenario({'task': 'diffusion', 'model': 'unet'})\n"
+        "assert 'diffusers' not in sys.modules\n"
+        "fedsim.models.unet.unet((1, 8, 8), 0)\n"
+        "assert 'diffusers' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-W", "error::UserWarning", "-c", code], check=True)
+
+
+def test_without_diffusers_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(InputError, match=r"model\.name: needs the package diffusers; allowed: pip install"):
+        task()
 
 
 def test_it_can_be_sent_to_another_process():
