@@ -10,10 +10,11 @@ from adversary.attacks.match import match, matched
 from adversary.attacks.outcome import judged
 from adversary.attacks.prior_weights import prior_weights
 from adversary.batchnorm import Statistics, statistics_gap
+from adversary.depth import deep_parameters, observed_gradient, restricted
 from adversary.labels import Rule, infer_labels
 from adversary.lockstep import lockstep
 from adversary.objectives import direction, matching
-from adversary.optimizers.adam import adam, cosine_decay, step_decay
+from adversary.optimizers.adam import adam, cosine_decay, shifted, step_decay
 from adversary.optimizers.lbfgs import Evaluate
 from adversary.precision import cast, is_smooth
 from adversary.priors import mean_variation, total_variation
@@ -26,11 +27,12 @@ from fedsim.options import require
 class InvertingGradients:
     """Match the direction of the gradient, under total variation and a box.
 
-        min over x in [0, 1] of 1 - <g(x), g*> / (||g(x)|| ||g*||) + tv TV(x)
+        min over x in [0, 1] of D(x) + tv TV(x),   D(x) = 1 - <g(x), g*> / (||g(x)|| ||g*||)
 
     with one cosine over all layers. Geiping et al., Inverting Gradients (NeurIPS 2020), equation 4. Labels by
     `infer_labels` unless they are granted. Where the model has kinks (ReLU, max pooling) by Adam on the
-    gradient's sign, in float32; where it is smooth by L-BFGS, which there finds the image exactly.
+    gradient's sign, in float32, the deep layers first; where it is smooth by L-BFGS, which there finds the
+    image exactly.
     """
 
     max_evaluations: int = 1200
@@ -42,8 +44,12 @@ class InvertingGradients:
     """Of the learning rate; `step` is the paper's: tenfold at 3/8, 5/8 and 7/8."""
     signed: bool = True
     """Whether Adam sees the gradient's sign only."""
-    tv: float = 1e-3
-    """Weight of the total variation, by Adam (paper: 1e-6 to 1e-1)."""
+    tv: float = 0.1
+    """Weight of the total variation, by Adam (paper: 1e-6 to 1e-1, not relative)."""
+    relative: bool = True
+    """Whether `tv` is in units of D where the search stands: it minimises log D + tv TV."""
+    deep: float = 1.0
+    """Share of Adam's evaluations, the first ones, that match the deep layers only (paper: 0)."""
     batchnorm: float = 1.0
     """Weight of the gap to the BatchNorm statistics of the client's own batch, by Adam, where granted."""
     start: Start = "grey"
@@ -59,6 +65,7 @@ class InvertingGradients:
         require(self.max_evaluations >= 1, "max_evaluations", self.max_evaluations, "at least 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         require(self.tv >= 0, "tv", self.tv, "at least 0")
+        require(0 <= self.deep <= 1, "deep", self.deep, "0 to 1")
         require(self.batchnorm >= 0, "batchnorm", self.batchnorm, "at least 0")
 
     def attack(self, problem: Problem) -> Attempt:
@@ -85,18 +92,33 @@ class InvertingGradients:
 
     def _by_adam(self, problem: Problem, start: Tensor, labels: Tensor) -> Attempt:
         decay = cosine_decay if self.decay == "cosine" else step_decay
-        found = adam(
-            self._evaluator(problem, start.shape[1:], labels),
-            start.flatten(1),
-            decay(self.learning_rate, self.max_evaluations),
-            max_evaluations=self.max_evaluations,
-            signed=self.signed,
-            after=lambda points, _rows, _rate: points.clamp(0, 1),
-        )
-        return judged(problem, found.points.reshape(start.shape), labels, found.evaluations)
+        rate = decay(self.learning_rate, self.max_evaluations)
+        points, spent = start.flatten(1), torch.zeros(len(start), dtype=torch.int64)
+        for first, last, part in self._stages(problem):
+            found = adam(
+                self._evaluator(problem, part, start.shape[1:], labels),
+                points,
+                shifted(rate, first),
+                max_evaluations=last - first,
+                signed=self.signed,
+                after=lambda points, _rows, _rate: points.clamp(0, 1),
+                keep="last",
+            )
+            points, spent = found.points, spent + found.evaluations
+        return judged(problem, points.reshape(start.shape), labels, spent)
 
-    def _evaluator(self, problem: Problem, shape: torch.Size, labels: Tensor) -> Evaluate:
-        distance = matching(problem, compare=direction)
+    def _stages(self, problem: Problem) -> list[tuple[int, int, Problem]]:
+        """Return the first evaluation of each stage, the first after it, and the evidence it matches."""
+        deep = deep_parameters(problem) if self.deep > 0 else []
+        if not 0 < len(deep) < len(problem.target):
+            return [(0, self.max_evaluations, problem)]
+        mark = round(self.deep * self.max_evaluations)
+        stages = [(0, mark, restricted(problem, deep)), (mark, self.max_evaluations, problem)]
+        return [stage for stage in stages if stage[0] < stage[1]]
+
+    def _evaluator(self, problem: Problem, part: Problem, shape: torch.Size, labels: Tensor) -> Evaluate:
+        """Return what matches the evidence of a part of the problem."""
+        distance = matching(part, observed_gradient, compare=direction)
         weights = prior_weights(problem)[-1]
         noisy = bool((weights > 0).any())
         # Where the client trains in train mode the search seldom finds the basin of the image without them.
@@ -106,7 +128,9 @@ class InvertingGradients:
             point: Tensor, fixed: Tensor, seen: tuple[Evidence, ...], wanted: Statistics, weight: Tensor
         ) -> Tensor:
             images = point.reshape(shape)
-            value = distance(images, fixed, seen) / 2 + self.tv * mean_variation(images)
+            value = distance(images, fixed, seen) / 2
+            variation = self.tv * mean_variation(images)
+            value = value + (variation * value.detach() if self.relative else variation)
             if wanted:
                 value = value + self.batchnorm * statistics_gap(problem.model, images, wanted, relative=True)
             return value + weight * total_variation(images) / 2 if noisy else value
@@ -114,7 +138,7 @@ class InvertingGradients:
         batched = lockstep(problem, loss)
 
         def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            seen = problem.evidence(None if len(rows) == len(problem) else rows)
+            seen = part.evidence(None if len(rows) == len(problem) else rows)
             wanted = {name: (mean[rows], var[rows]) for name, (mean, var) in statistics.items()}
             return batched(points, labels[rows], seen, wanted, weights[rows])
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ def cosine_decay(learning_rate: float, steps: int, warmup: int = 0) -> Rate:
     return rate
 
 
+def shifted(rate: Rate, first: int) -> Rate:
+    """Return the rate from its step `first` on."""
+    return lambda step: rate(first + step)
+
+
 def adam(
     evaluate: Evaluate,
     start: Tensor,
@@ -43,8 +49,12 @@ def adam(
     betas: tuple[float, float] = (0.9, 0.999),
     after: After | None = None,
     targets: Tensor | None = None,
+    keep: Literal["best", "last"] = "best",
 ) -> Minimum:
     """Minimise each row of `start` (P, n), and return the best point that each row met.
+
+    Or the `last`, with the least loss met all the same: where the loss jitters, and the rate falls to zero,
+    the last point is the better one. A row whose loss is no number any more ends at its best.
 
     Kingma & Ba 2015, Algorithm 1; `signed` puts the gradient's sign in the gradient's place (Geiping et al.
     2020, section 4). `targets` (P,) are losses at which a row has converged (none where missing); such a row
@@ -61,6 +71,8 @@ def adam(
         evaluations[rows.cpu()] += 1
         better = found < losses[rows]
         losses[rows[better]], best[rows[better]] = found[better], points[rows[better]]
+        broken = rows[~found.isfinite()]
+        points[broken] = best[broken]
         running = found.isfinite() & (found > goals[rows])
         rows, gradients = rows[running], gradients[running]
         if len(rows) == 0:
@@ -72,4 +84,5 @@ def adam(
         size = rate(step)
         moved = points[rows] - size / (1 - betas[0] ** (step + 1)) * first[rows] / deviation
         points[rows] = moved if after is None else after(moved, rows, size)
-    return Minimum(points=best, losses=losses, evaluations=evaluations, converged=(losses <= goals).cpu())
+    ends = points if keep == "last" else best
+    return Minimum(points=ends, losses=losses, evaluations=evaluations, converged=(losses <= goals).cpu())
