@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import functional_call, grad, vmap
 
 from fedsim.errors import InputError
 from fedsim.models.attention import twice_differentiable
@@ -162,7 +162,7 @@ def test_more_steps_than_timesteps_are_refused(steps):
 
 @pytest.mark.parametrize("model", ["unet", "dit"])
 def test_gradient_inversion_can_differentiate_twice(model):
-    """The matching loss' gradient in the image, by torch.func, against a difference quotient."""
+    """The matching loss' gradient in the images, alone and in lockstep, against a difference quotient."""
     problem = task(model, timesteps=16)
     network = problem.build(0).double()
     parameters = {name: p.detach() for name, p in network.named_parameters()}
@@ -185,7 +185,10 @@ def test_gradient_inversion_can_differentiate_twice(model):
         step = torch.randn(images.shape, generator=torch.Generator().manual_seed(3)).double()
         h = 1e-5 / step.norm()
         quotient = (matching(images + h * step) - matching(images - h * step)) / (2 * h)
+        several = torch.stack([images, images.flip(0)])
+        both = vmap(grad(matching))(several)
     torch.testing.assert_close((slope * step).sum(), quotient, rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(both[0], slope)
 
 
 def test_only_the_block_takes_the_plain_attention():
