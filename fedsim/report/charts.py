@@ -29,7 +29,7 @@ def loss(run: RunFolder) -> Markup | None:
 
 def sample_distance(run: RunFolder) -> Markup | None:
     """Return the distance of samples to held-out images by round; None where none were drawn."""
-    axis, scale = alt.Axis(tickCount=5, format="~g"), alt.Scale(type="symlog")
+    axis, scale = alt.Axis(tickCount=5, format=".2~f"), alt.Scale(type="symlog")
     return _by_round(run, Curve("sample_distance", "Sample distance", ".3g", axis, scale))
 
 

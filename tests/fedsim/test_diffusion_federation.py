@@ -272,14 +272,14 @@ def test_what_does_not_fit_is_refused_in_one_line(changed, said, tmp_path):
 def test_the_distance_ranks_what_is_further_from_the_data():
     """About 0 for other real images, unbiased at any number; more for blurred, fewer kinds, and noise."""
     data = load_dataset("fashion_mnist", {}, 1)
-    real, other = data.test.batch(range(600))[0], data.train.batch(range(400))[0]
+    real, other = data.test.batch(range(500))[0], data.train.batch(range(400))[0]
     one_kind = data.train.batch(np.flatnonzero(data.train.labels == 8)[:400])[0]
     blurred = torch.nn.functional.avg_pool2d(other, 3, stride=1, padding=1)
     noise = torch.rand(other.shape, generator=torch_generator(0, "noise"))
     values = [sample_distance(images, real) for images in (other, blurred, one_kind, noise)]
     assert abs(values[0]) < 0.05 * min(values[1:])
-    assert values[0] < values[1] < values[3]
-    assert values[2] < values[3]
+    # As docs/diffusion.md states them.
+    assert values[1:] == pytest.approx([0.24, 0.86, 4.7], rel=0.05)
     few = [sample_distance(other[start : start + 20], real) for start in range(0, 400, 20)]
     error = np.std(few, ddof=1) / len(few) ** 0.5
     assert abs(np.mean(few) - values[0]) < 4 * error
