@@ -55,7 +55,8 @@ class Sampler:
     @torch.no_grad()
     def draw(self) -> Tensor:
         """Return the model's images of all latents, clipped to [0, 1]."""
-        steps, chunks = self._options.sample_steps, torch.split(self._latents, BATCH)
+        steps = min(self._options.sample_steps, self._task.timesteps)
+        chunks = torch.split(self._latents, BATCH)
         images = [ddim_sample(self._task, self._model, chunk, steps, clip=True) for chunk in chunks]
         return torch.cat(images).clamp(0, 1)
 

@@ -134,15 +134,14 @@ class Diffusion:
     samples: int = 64
     """Samples a drawing, all of which are measured; the report shows ten."""
     sample_steps: int = 25
-    """Steps of DDIM a sample, at most T."""
+    """Steps of DDIM a sample; T where that is less."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         require(16 <= self.timesteps <= 1000, "timesteps", self.timesteps, "16 to 1000")
         require(self.sample_every >= 0, "sample_every", self.sample_every, "0 or more rounds")
         require(2 <= self.samples <= 10_000, "samples", self.samples, "2 to 10000")
-        allowed = f"1 to timesteps = {self.timesteps}"
-        require(1 <= self.sample_steps <= self.timesteps, "sample_steps", self.sample_steps, allowed)
+        require(self.sample_steps >= 1, "sample_steps", self.sample_steps, "1 or more")
 
     def task(
         self, model: str, options: Mapping[str, Any], input_shape: tuple[int, int, int], num_classes: int

@@ -27,7 +27,7 @@ from fedsim.training import PrivateSGD, Recipe, draw_batches, train, training_se
 from fedsim.training.draws import draw_generator
 
 UNET = {"name": "unet", "channels": [4, 8], "norm_groups": 2, "head_dim": 4}
-TASK = {"name": "diffusion", "timesteps": 20, "sample_every": 2, "samples": 4, "sample_steps": 2}
+TASK = {"name": "diffusion", "timesteps": 20, "sample_every": 2, "samples": 4}
 
 
 def tables(**changed: Any) -> dict[str, Any]:
@@ -47,9 +47,7 @@ def tables(**changed: Any) -> dict[str, Any]:
 
 def learnt(prediction: str = "epsilon") -> DiffusionTask:
     options = {key: value for key, value in UNET.items() if key != "name"}
-    return Diffusion(prediction=prediction, timesteps=20, sample_steps=2).task(
-        "unet", options, (1, 28, 28), 10
-    )
+    return Diffusion(prediction=prediction, timesteps=20).task("unet", options, (1, 28, 28), 10)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
