@@ -105,8 +105,10 @@ class DiffusionTask:
         """
         del labels
         count = len(inputs)
+        if not count:
+            return {"loss": 0.0}
         generator = torch_generator(0, "held-out draws")
-        spread = (torch.arange(count) + 0.5) * self.timesteps / max(1, count)
+        spread = (torch.arange(count) + 0.5) * self.timesteps / count
         timesteps = spread.long()[torch.randperm(count, generator=generator)]
         noise = torch.randn(inputs.shape, generator=generator)
         loss = self.loss_at(model, inputs, timesteps.to(inputs.device), noise.to(inputs.device))

@@ -273,6 +273,7 @@ def test_evaluation_sums_and_draws_the_same_each_time():
     torch.manual_seed(2)
     assert problem.evaluate(model, images, torch.zeros(16))["loss"] == first
     assert 16 * 0.3 < first < 16 * 5
+    assert problem.evaluate(model, images[:0], torch.zeros(0)) == {"loss": 0.0}
 
 
 def test_a_loss_without_draws_is_refused():
