@@ -94,7 +94,8 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
             a = arguments
             return repeats(a.model, a.batch, a.attack, options, a.prior)
         case _:
-            return inverting(arguments.model, arguments.width, arguments.mode, options)
+            a = arguments
+            return inverting(a.model, a.width, a.mode, a.weights is not None, options)
 
 
 def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -152,7 +152,9 @@ def repeats(model: str, size: int, attack: str, options: Mapping[str, Any], prio
     ]
 
 
-def inverting(model: str, width: int | None, mode: str, options: Mapping[str, Any]) -> list[Setting]:
+def inverting(
+    model: str, width: int | None, mode: str, trained: bool, options: Mapping[str, Any]
+) -> list[Setting]:
     """Return Inverting Gradients on one image, label known (Geiping et al. 2020, section 6)."""
     victim = Victim(
         model=model,
@@ -160,4 +162,6 @@ def inverting(model: str, width: int | None, mode: str, options: Mapping[str, An
         mode="train" if mode == "train" else "eval",
         labels_known=True,
     )
-    return [Setting(name=f"{model}, BatchNorm {mode}", victim=victim, attack="inverting", options=options)]
+    name = model if width is None else f"{model} of width {width}"
+    name = f"{name}{', trained' if trained else ''}, BatchNorm {mode}"
+    return [Setting(name=name, victim=victim, attack="inverting", options=options)]
