@@ -48,7 +48,7 @@ class InvertingGradients:
     """Weight of the total variation, by Adam (paper: 1e-6 to 1e-1, not relative)."""
     relative: bool = True
     """Whether `tv` is in units of D where the search stands: it minimises log D + tv TV."""
-    deep: float = 1.0
+    deep: float = 0.8
     """Share of Adam's evaluations, the first ones, that match the deep layers only (paper: 0)."""
     batchnorm: float = 1.0
     """Weight of the gap to the BatchNorm statistics of the client's own batch, by Adam, where granted."""

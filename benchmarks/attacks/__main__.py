@@ -8,7 +8,8 @@ Peers attack N captures one after the other; ours attacks N of them (or more) fo
 matching loss is 1e-9 of the squared length of the gradient, or after 300 steps of L-BFGS (ours: 6,000
 evaluations). Printed are successes a second of processor time and on the clock; `oracle` is the time after
 which a peer would have stopped that had been told of its success. Inverting Gradients runs for each number
-of `--iterations`, for PSNR against processor time. Each method runs alone in a process of its own, whose peak
+of `--iterations` (ours: `--own-iterations`), for PSNR against processor time: a schedule is as long as its
+budget, so each needs a run. Each method runs alone in a process of its own, whose peak
 memory is given.
 """
 
@@ -99,12 +100,17 @@ def cells_of(arguments: argparse.Namespace) -> list[tuple[Cell, int]]:
         device=arguments.device,
         threads=arguments.threads,
     )
-    budgets = arguments.iterations if arguments.attack == "inverting" else [BUDGET]
+    theirs, own = [BUDGET], [BUDGET]
+    if arguments.attack == "inverting":
+        theirs, own = arguments.iterations, arguments.own_iterations or arguments.iterations
     found = []
-    for iterations in budgets:
+    for iterations in sorted({*theirs, *own}):
         cell = replace(base, iterations=iterations)
-        found += [(replace(cell, method=peer), k) for peer in arguments.peers for k in arguments.processes]
-        for count in counts:
+        if iterations in theirs:
+            found += [
+                (replace(cell, method=peer), k) for peer in arguments.peers for k in arguments.processes
+            ]
+        for count in counts if iterations in own else []:
             ours = replace(cell, method="ours", at_once=count, captures=max(arguments.n, count))
             found.append((ours, 1))
     return found
@@ -172,6 +178,9 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--processes", type=_numbers, default=[1], help="of a peer, side by side")
     top.add_argument(
         "--iterations", type=_numbers, default=[250, 1000], help="budgets of Inverting Gradients"
+    )
+    top.add_argument(
+        "--own-iterations", type=_numbers, metavar="N,N", help="budgets of ours (default: those of the peers)"
     )
     top.add_argument("--variation", type=float, default=1e-4, help="the peers' weight of total variation")
     top.add_argument("--device", default="cpu")

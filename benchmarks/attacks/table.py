@@ -1,6 +1,8 @@
 """The committed tables of the benchmark against peers.
 
 python -m benchmarks.attacks.table FILE.json ... [--into docs/benchmarks.md]
+
+Inverting Gradients has a block of its own there; a block that no file is about stays as it is.
 """
 
 import argparse
@@ -90,14 +92,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, or put them into a document."""
     parser = argparse.ArgumentParser(description="JSON files of benchmarks.attacks as Markdown")
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--into", type=Path, metavar="DOC.md", help="replace the table there")
+    parser.add_argument("--into", type=Path, metavar="DOC.md", help="replace the tables there")
     arguments = parser.parse_args(argv)
-    text = tables(arguments.files)
-    if arguments.into:
-        replace_block(arguments.into, "attacks", text)
-    else:
-        print(text)
+    for name, files in _blocks(arguments.files).items():
+        if arguments.into:
+            replace_block(arguments.into, name, tables(files))
+        else:
+            print(tables(files))
     return 0
+
+
+def _blocks(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files by the block of the document that they fill; another block is left as it is."""
+    blocks: dict[str, list[Path]] = {}
+    for path in files:
+        attack = json.loads(path.read_text(encoding="utf-8"))["command"]["attack"]
+        blocks.setdefault("inverting" if attack == "inverting" else "attacks", []).append(path)
+    return blocks
 
 
 if __name__ == "__main__":

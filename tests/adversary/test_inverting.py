@@ -156,6 +156,7 @@ def test_dlg_and_idlg_take_other_starts(attack: type[IDLG] | type[DLG]) -> None:
         ({"max_evaluations": 0}, "max_evaluations"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"tv": -1.0}, "tv"),
+        ({"deep": 1.5}, "deep"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, float], key: str) -> None:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.attacks import breaching_peer, textbook
-from benchmarks.attacks.__main__ import main
+from benchmarks.attacks import breaching_peer, table, textbook
+from benchmarks.attacks.__main__ import cells_of, main, parser
 from benchmarks.attacks.figures import equal_psnr, rates, ratio
 from benchmarks.attacks.gauge import GOAL, Gauge, quality
 
@@ -120,13 +120,35 @@ def test_side_by_side_on_the_same_captures(
     assert (
         "breaching: left out, breaching, hydra, lpips not installed (pip install breaching==0.1.2)" in printed
     )
-    table = json.loads(out.read_text(encoding="utf-8"))
-    peer, own = table["cells"]
+    result = json.loads(out.read_text(encoding="utf-8"))
+    peer, own = result["cells"]
     assert peer["data"] == own["data"]
     assert [one["label"] for one in peer["rows"]] == [one["label"] for one in own["rows"]]
     assert own["figures"]["success"]["share"] == 1
     assert own["peak_mb"] > own["before_mb"] > 0
-    (compared,) = table["compared"]
+    (compared,) = result["compared"]
     assert compared["peer"] == "textbook"
     assert main(["--peers", "nobody", *options]) == 2
     assert "--peers = 'nobody': allowed: textbook, breaching" in capsys.readouterr().err
+
+
+def test_ours_and_peers_have_budgets_of_their_own() -> None:
+    options = ["--attack", "inverting", "--captures", "1", "--peers", "breaching", "--iterations", "20,40"]
+    found = [(cell.method, cell.iterations) for cell, _ in cells_of(parser().parse_args(options))]
+    assert found == [("breaching", 20), ("ours", 20), ("breaching", 40), ("ours", 40)]
+    options += ["--own-iterations", "10,40"]
+    found = [(cell.method, cell.iterations) for cell, _ in cells_of(parser().parse_args(options))]
+    assert found == [("ours", 10), ("breaching", 20), ("breaching", 40), ("ours", 40)]
+
+
+def test_a_table_goes_to_its_block_and_leaves_the_other(tmp_path: Path) -> None:
+    document, figures = tmp_path / "doc.md", tmp_path / "inverting.json"
+    marks = "<!-- {0} -->\n{1}\n<!-- end of {0} -->\n"
+    document.write_text(marks.format("attacks", "kept") + marks.format("inverting", "old"), encoding="utf-8")
+    empty = {"command": {"attack": "inverting"}, "cells": [], "compared": []}
+    figures.write_text(json.dumps(empty), encoding="utf-8")
+    assert table.main([str(figures), "--into", str(document)]) == 0
+    text = document.read_text(encoding="utf-8")
+    assert "kept" in text
+    assert "old" not in text
+    assert "python -m benchmarks.attacks --attack inverting" in text
