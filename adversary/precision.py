@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from adversary.problem import Problem
+
+Precision = Literal["mixed", "double"]
+"""float32 as far as it carries and then float64, or float64 throughout (the same alone and in any batch)."""
 
 KINKED = {
     *("relu", "relu6", "leaky_relu", "prelu", "rrelu", "hardtanh", "hardswish", "hardsigmoid", "threshold"),

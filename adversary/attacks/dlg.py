@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from adversary.attacks.match import match
+from adversary.precision import Precision
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
@@ -20,13 +21,15 @@ class DLG:
         min over x, y of ||dL(F(x; W), softmax(y))/dW - g*||^2, from x, y ~ N(0, 1)
 
     Zhu, Liu & Han, Deep Leakage from Gradients (NeurIPS 2019), Algorithm 1, with the released setting's two
-    failures mended: a strong Wolfe line search (it diverges without) and float64 (it stalls in float32).
+    failures mended: a strong Wolfe line search (it diverges without) and float64 in the end (float32 stalls).
     """
 
     max_evaluations: int = 6000
     """Evaluations of the matching loss and its gradient, a start; the paper's 300 steps are up to 6,000."""
     start: Start = "normal"
     """Where images start: `adversary.starts.draw_start`."""
+    precision: Precision = "mixed"
+    """`mixed`: float32 down to a loss of 1e-7, then float64; `double`: float64 throughout."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 8
@@ -47,7 +50,14 @@ class DLG:
         if self.start != "normal":
             start[:, :pixels] = draw_start(problem, self.start).flatten(1)
         unused = torch.zeros(len(problem), 1, device=start.device)
-        found = match(problem, start, unused, split, max_evaluations=self.max_evaluations)
+        found = match(
+            problem,
+            start,
+            unused,
+            split,
+            max_evaluations=self.max_evaluations,
+            precision=self.precision,
+        )
         logits = found.variables[:, pixels:].reshape(len(problem), problem.batch_size, classes)
         return Attempt(
             images=found.variables[:, :pixels].reshape(len(problem), *shape),

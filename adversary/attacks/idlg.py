@@ -7,6 +7,7 @@ from torch import Tensor
 
 from adversary.attacks.match import match
 from adversary.labels import Rule, infer_labels
+from adversary.precision import Precision
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
@@ -20,13 +21,15 @@ class IDLG:
         min over x of ||dL(F(x; W), y)/dW - g*||^2, from x ~ N(0, 1)
 
     Zhao, Mopuri & Bilen, iDLG (2020), Algorithm 1; batches above 1 by the rule of `infer_labels`. Strong
-    Wolfe line search and float64 as in DLG.
+    Wolfe line search and precision as in DLG.
     """
 
     max_evaluations: int = 6000
     """Evaluations of the matching loss and its gradient, a start; the paper's 300 steps are up to 6,000."""
     start: Start = "normal"
     """Where images start: `adversary.starts.draw_start`."""
+    precision: Precision = "mixed"
+    """`mixed`: float32 down to a loss of 1e-7, then float64; `double`: float64 throughout."""
 
     labels: Rule = "auto"
     """How the labels are read off the classifier's gradient: a rule of adversary.labels."""
@@ -46,7 +49,14 @@ class IDLG:
             return variables.reshape(shape), fixed
 
         start = draw_start(problem, self.start).flatten(1)
-        found = match(problem, start, labels, split, max_evaluations=self.max_evaluations)
+        found = match(
+            problem,
+            start,
+            labels,
+            split,
+            max_evaluations=self.max_evaluations,
+            precision=self.precision,
+        )
         return Attempt(
             images=found.variables.reshape(len(problem), *shape),
             labels=labels,

@@ -33,6 +33,7 @@ class History:
 
     def push(self, row: int, step: Tensor, change: Tensor) -> None:
         """Add the newest pair of one problem, unless its curvature s^T y is not safely positive."""
+        step, change = step.to(self.steps), change.to(self.steps)
         curvature = torch.dot(step, change)
         square = torch.dot(change, change)
         if not curvature > 1e-12 * step.norm() * square.sqrt():
@@ -48,12 +49,13 @@ class History:
         self.count[row] = k + 1
 
     def directions(self, rows: Tensor, gradients: Tensor) -> Tensor:
-        """Return -H g for the gradients (k, n) of the problems `rows` (k,)."""
+        """Return -H g for the gradients (k, n) of the problems `rows` (k,), in their dtype."""
+        own = gradients.to(self.steps)
         if gradients.is_cuda:
-            return self.directions_batched(rows, gradients)
+            return self.directions_batched(rows, own).to(gradients)
         # On the CPU a row alone reads its pairs in place, a batch copies them: 3 to 10 times as fast.
-        each = zip(rows.tolist(), gradients, strict=True)
-        return torch.stack([self._direction(row, gradient) for row, gradient in each])
+        each = zip(rows.tolist(), own, strict=True)
+        return torch.stack([self._direction(row, gradient) for row, gradient in each]).to(gradients)
 
     def directions_batched(self, rows: Tensor, gradients: Tensor) -> Tensor:
         """Return what `directions` does, as one program for all rows: for a GPU."""

@@ -2,8 +2,11 @@
 
 A batch of problems is a matrix, one row a problem. Each row walks its own path (direction, line search,
 stopping); only the evaluation of loss and gradient, and the algebra of the directions, are shared programs.
+A row that is done leaves its lane to the next one that waits.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,23 +34,6 @@ class Minimum:
     """(P,), bool: the loss fell to its target."""
 
 
-@dataclass
-class _Row:
-    """One problem's own path."""
-
-    index: int
-    loss: float
-    target: float
-    budget: int
-    evaluations: int = 1
-    steepest: bool = True
-    search: LineSearch | None = None
-    trial: float = 0.0
-    done: bool = False
-    mark: float = 0.0
-    mark_age: int = 0
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stop:
     """When a problem stops: at its target loss, out of evaluations, or without progress."""
@@ -59,6 +45,14 @@ class Stop:
     """... by at least this share."""
 
 
+@dataclass(frozen=True)
+class Preview:
+    """A cheaper evaluation of the same losses, such as one in float32, and down to which loss it is good."""
+
+    evaluate: Evaluate
+    until: float
+
+
 def lbfgs(
     evaluate: Evaluate,
     start: Tensor,
@@ -66,14 +60,41 @@ def lbfgs(
     *,
     targets: Tensor | None = None,
     budgets: Tensor | None = None,
+    preview: Preview | None = None,
     history: int = 100,
+    lanes: int = 64,
 ) -> Minimum:
     """Minimise each row of `start` (P, n) by L-BFGS (Nocedal & Wright 2006, Algorithm 7.5), strong Wolfe.
 
     `targets` (P,) are losses at which a row has converged (zero where missing), `budgets` (P,) each row's own
-    limit of evaluations instead of `stop.max_evaluations`.
+    limit of evaluations instead of `stop.max_evaluations`. Given `preview`, a row first goes as far as the
+    cheaper evaluation is good for, and takes its curvature pairs along. At most `lanes` rows are on their way
+    at a time: they bound the memory, `2 * history * n` numbers each.
     """
-    return _Lockstep(evaluate, start, stop, targets, budgets, history).run()
+    return _Lockstep(evaluate, start, stop, targets, budgets, preview, history, lanes).run()
+
+
+@dataclass
+class _Row:
+    """One problem's own path."""
+
+    index: int
+    final: float
+    """The loss at which it has converged."""
+    budget: int
+    lane: int = 0
+    coarse: bool = False
+    """Whether it goes by the preview."""
+    entering: bool = True
+    """Whether the loss and gradient of where it stands are yet to be had."""
+    loss: float = math.inf
+    evaluations: int = 0
+    steepest: bool = True
+    search: LineSearch | None = None
+    trial: float = 0.0
+    done: bool = False
+    mark: float = math.inf
+    mark_age: int = 0
 
 
 class _Lockstep:
@@ -84,42 +105,82 @@ class _Lockstep:
         stop: Stop,
         targets: Tensor | None,
         budgets: Tensor | None,
+        preview: Preview | None,
         history: int,
+        lanes: int,
     ) -> None:
-        self.evaluate, self.stop = evaluate, stop
-        self.points = start.clone()
-        everyone = torch.arange(len(start), device=start.device)
-        losses, self.gradients = evaluate(self.points, everyone)
+        self.fine, self.preview, self.stop = evaluate, preview, stop
+        self.points, self.gradients = start.clone(), torch.zeros_like(start)
         self.directions = torch.zeros_like(start)
-        self.history = History(len(start), start.shape[1], history, start)
-        goal = [0.0] * len(start) if targets is None else targets.tolist()
-        limits = [stop.max_evaluations] * len(start) if budgets is None else budgets.tolist()
-        self.rows = [_Row(i, loss, goal[i], limits[i], mark=loss) for i, loss in enumerate(losses.tolist())]
-        self.trial_gradients: list[dict[float, tuple[float, Tensor]]] = [{} for _ in self.rows]
+        count = len(start)
+        goal = [0.0] * count if targets is None else targets.tolist()
+        limits = [stop.max_evaluations] * count if budgets is None else budgets.tolist()
+        self.rows = [_Row(i, goal[i], limits[i], coarse=preview is not None) for i in range(count)]
+        self.trials: list[dict[float, tuple[float, Tensor]]] = [{} for _ in self.rows]
+        self.free = list(range(min(lanes, count)))
+        like = start.new_empty(0, dtype=torch.float32 if preview else None)
+        self.history = History(len(self.free), start.shape[1], history, like)
 
     def run(self) -> Minimum:
-        for row in self.rows:
-            self._check(row)
-        while active := [row for row in self.rows if not row.done]:
-            self._start_searches([row for row in active if row.search is None])
-            self._try_steps([row for row in active if not row.done])
+        waiting = deque(self.rows)
+        active: list[_Row] = []
+        while waiting or active:
+            while waiting and self.free:
+                active.append(self._admit(waiting.popleft()))
+            self._enter([row for row in active if row.entering])
+            self._start_searches([row for row in active if row.search is None and not row.done])
+            self._try_steps([row for row in active if row.search is not None])
+            self.free += [row.lane for row in active if row.done]
+            active = [row for row in active if not row.done]
         like = self.points
         return Minimum(
             points=self.points,
             losses=torch.tensor([row.loss for row in self.rows], dtype=like.dtype, device=like.device),
             evaluations=torch.tensor([row.evaluations for row in self.rows]),
-            converged=torch.tensor([row.loss <= row.target for row in self.rows]),
+            converged=torch.tensor([row.loss <= row.final for row in self.rows]),
         )
 
+    def _admit(self, row: _Row) -> _Row:
+        row.lane = self.free.pop()
+        self.history.reset(row.lane)
+        return row
+
+    def _evaluate(self, points: Tensor, rows: list[_Row]) -> tuple[list[float], Tensor]:
+        """Return losses and gradients at one point a row, each by the row's own fidelity."""
+        losses, gradients = [0.0] * len(rows), torch.empty_like(points)
+        for coarse in (True, False):
+            chosen = [i for i, row in enumerate(rows) if row.coarse == coarse]
+            if not chosen:
+                continue
+            evaluate = self.preview.evaluate if coarse and self.preview else self.fine
+            some, gradients[chosen] = evaluate(points[chosen], self._index([rows[i] for i in chosen]))
+            for i, loss in zip(chosen, some.tolist(), strict=True):
+                losses[i] = loss
+                rows[i].evaluations += 1
+        return losses, gradients
+
+    def _enter(self, rows: list[_Row]) -> None:
+        """Take the loss and gradient of where the rows stand; what the preview said of it counts no more."""
+        if not rows:
+            return
+        index = self._index(rows)
+        losses, self.gradients[index] = self._evaluate(self.points[index], rows)
+        for row, loss in zip(rows, losses, strict=True):
+            row.entering, row.loss = False, loss
+            row.mark, row.mark_age = loss, 0
+            self._check(row)
+            row.done = row.done or row.evaluations >= row.budget
+
     def _start_searches(self, rows: list[_Row]) -> None:
+        rows = [row for row in rows if not row.entering]
         if not rows:
             return
         index = self._index(rows)
         gradients = self.gradients[index]
-        directions = self.history.directions(index, gradients)
+        directions = self.history.directions(self._lanes(rows), gradients)
         slopes = (directions * gradients).sum(dim=1)
         for i in (~(slopes < 0)).nonzero().flatten().tolist():
-            self.history.reset(rows[i].index)
+            self.history.reset(rows[i].lane)
             rows[i].steepest = True
             directions[i] = -gradients[i]
             slopes[i] = -gradients[i].square().sum()
@@ -127,25 +188,23 @@ class _Lockstep:
         sizes = gradients.abs().sum(dim=1).tolist()
         for row, slope, size in zip(rows, slopes.tolist(), sizes, strict=True):
             if not slope < 0:
-                row.done = True
+                self._finish(row)
                 continue
             first = min(1.0, 1.0 / size) if row.steepest else 1.0
             row.search = strong_wolfe(row.loss, slope, first)
             row.trial = next(row.search)
-            self.trial_gradients[row.index].clear()
+            self.trials[row.index].clear()
 
     def _try_steps(self, rows: list[_Row]) -> None:
         if not rows:
             return
         index = self._index(rows)
         directions = self.directions[index]
-        trials = self.points.new_tensor([row.trial for row in rows])
-        points = self.points[index] + trials[:, None] * directions
-        losses, gradients = self.evaluate(points, index)
-        slopes = (gradients * directions).sum(dim=1)
-        for i, (row, loss, slope) in enumerate(zip(rows, losses.tolist(), slopes.tolist(), strict=True)):
-            row.evaluations += 1
-            self.trial_gradients[row.index][row.trial] = (loss, gradients[i])
+        steps = self.points.new_tensor([row.trial for row in rows])
+        losses, gradients = self._evaluate(self.points[index] + steps[:, None] * directions, rows)
+        slopes = (gradients * directions).sum(dim=1).tolist()
+        for i, (row, loss, slope) in enumerate(zip(rows, losses, slopes, strict=True)):
+            self.trials[row.index][row.trial] = (loss, gradients[i])
             assert row.search is not None
             try:
                 row.trial = row.search.send((loss, slope))
@@ -153,27 +212,27 @@ class _Lockstep:
                 self._take(row, result.value)
             if row.evaluations >= row.budget and not row.done:
                 self._take_best_trial(row)
-                row.done = True
+                row.coarse, row.done = False, True
 
     def _take(self, row: _Row, step: float) -> None:
         """Move to the step that the line search chose; after a failed one try steepest descent, once."""
         row.search = None
         if step == 0.0:
-            row.done = row.steepest
-            self.history.reset(row.index)
+            if row.steepest:
+                self._finish(row)
+            self.history.reset(row.lane)
             row.steepest = True
             return
-        i = row.index
-        loss, gradient = self.trial_gradients[i][step]
-        move = step * self.directions[i]
-        self.history.push(i, move, gradient - self.gradients[i])
-        self.points[i] += move
-        self.gradients[i] = gradient
+        loss, gradient = self.trials[row.index][step]
+        move = step * self.directions[row.index]
+        self.history.push(row.lane, move, gradient - self.gradients[row.index])
+        self.points[row.index] += move
+        self.gradients[row.index] = gradient
         row.loss, row.steepest = loss, False
         self._check(row)
 
     def _take_best_trial(self, row: _Row) -> None:
-        trials = self.trial_gradients[row.index]
+        trials = self.trials[row.index]
         if row.search is not None and trials:
             step = min(trials, key=lambda t: trials[t][0])
             if trials[step][0] < row.loss:
@@ -182,11 +241,22 @@ class _Lockstep:
     def _check(self, row: _Row) -> None:
         """Stop at the target, at a loss that is not a number, or where the loss has not moved for long."""
         row.mark_age += 1
+        stuck = not math.isfinite(row.loss)
         if row.mark_age >= self.stop.patience:
-            row.done = row.loss > (1 - self.stop.min_progress) * row.mark
+            stuck = stuck or row.loss > (1 - self.stop.min_progress) * row.mark
             row.mark, row.mark_age = row.loss, 0
-        if row.loss <= row.target or not torch.isfinite(torch.tensor(row.loss)):
-            row.done = True
+        until = max(row.final, self.preview.until) if row.coarse and self.preview else row.final
+        if stuck or row.loss <= until:
+            self._finish(row)
+
+    def _finish(self, row: _Row) -> None:
+        """End the row's path, or its first part: the preview."""
+        row.search = None
+        row.done, row.entering = not row.coarse, row.coarse
+        row.coarse = False
 
     def _index(self, rows: list[_Row]) -> Tensor:
         return torch.tensor([row.index for row in rows], device=self.points.device)
+
+    def _lanes(self, rows: list[_Row]) -> Tensor:
+        return torch.tensor([row.lane for row in rows], device=self.points.device)

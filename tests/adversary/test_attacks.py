@@ -160,7 +160,7 @@ def test_class_scores_leave_absent_entries_out(victim: Victim) -> None:
 def test_a_capture_in_a_batch_gets_what_it_gets_alone(victim: Victim, case: Case) -> None:
     defense = case.defense()
     captures = captures_of(victim, [defense], 3)
-    attack = IDLG(max_evaluations=40)
+    attack = IDLG(max_evaluations=40, precision="double")
     together = reconstruct(attack, victim.problem(captures, [defense]))
     for row, capture in enumerate(captures):
         (alone,) = reconstruct(attack, victim.problem([capture], [defense], seeds=[row]))

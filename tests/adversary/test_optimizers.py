@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from adversary.optimizers.history import History
-from adversary.optimizers.lbfgs import Minimum, Stop, lbfgs
+from adversary.optimizers.lbfgs import Minimum, Preview, Stop, lbfgs
 from adversary.optimizers.line_search import strong_wolfe
 
 
@@ -193,3 +193,33 @@ def test_each_row_keeps_to_its_own_budget() -> None:
     budgets = torch.tensor([5, 20, 11])
     found = lbfgs(evaluate, start, Stop(max_evaluations=999), budgets=budgets)
     assert found.evaluations.tolist() == budgets.tolist()
+
+
+def test_a_preview_carries_on_to_the_exact_minimum_at_the_price_of_few_fine_evaluations() -> None:
+    fine = 0
+
+    def counted(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal fine
+        fine += len(rows)
+        return evaluate(points, rows)
+
+    def rough(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        losses, gradients = evaluate(points.float(), rows)
+        return losses.to(points), gradients.to(points)
+
+    start, stop = starts(6, 8), Stop(max_evaluations=2000)
+    targets = torch.full((6,), 1e-20, dtype=start.dtype)
+    found = lbfgs(counted, start, stop, targets=targets, preview=Preview(rough, 1e-4))
+    losses, _ = evaluate(found.points, torch.arange(6))
+    torch.testing.assert_close(found.losses, losses)
+    assert found.converged.sum() >= 4
+    assert fine < 0.5 * int(found.evaluations[found.converged].sum())
+
+
+def test_rows_that_wait_for_a_lane_get_what_they_get_at_once() -> None:
+    start, stop = starts(7, 6), Stop(max_evaluations=2000)
+    targets = torch.full((7,), 1e-16, dtype=start.dtype)
+    at_once = lbfgs(evaluate, start, stop, targets=targets)
+    in_turn = lbfgs(evaluate, start, stop, targets=targets, lanes=2)
+    torch.testing.assert_close(in_turn.points, at_once.points, rtol=1e-12, atol=1e-12)
+    assert in_turn.evaluations.tolist() == at_once.evaluations.tolist()
