@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from adversary.attacks.match import match, matched
+from adversary.attacks.match import match
 from adversary.attacks.outcome import judged
 from adversary.attacks.prior_weights import prior_weights
 from adversary.batchnorm import Statistics, statistics_gap
@@ -86,7 +86,7 @@ class InvertingGradients:
             labels,
             split,
             max_evaluations=self.max_evaluations,
-            objective=matched(matching(problem, compare=direction), split),
+            compare=direction,
         )
         return judged(problem, found.variables.reshape(start.shape), labels, found.evaluations)
 

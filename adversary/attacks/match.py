@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from adversary.attacks.prior_weights import prior_weights
-from adversary.objectives import Distance, matching, noise_floor
+from adversary.objectives import Comparison, Distance, matching, noise_floor
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Minimum, Preview, Stop, lbfgs
 from adversary.precision import Precision, cast
@@ -73,6 +73,7 @@ def match(
     split: Split,
     *,
     max_evaluations: int,
+    compare: Comparison | None = None,
     objective: Objective | None = None,
     penalty: Penalty | None = None,
     smoothness: float = 0.0,
@@ -81,13 +82,15 @@ def match(
 ) -> Matched:
     """Minimise matching loss + prior over `start` (P, n), stage after stage with a smaller prior.
 
-    `objective` stands in for the distance of one gradient to the observed one, `penalty` is added to it, and
-    `smoothness` to the prior's weight. With `mixed` precision stages before the last, and the way down to
-    SINGLE_PRECISION where there is no prior, go by float32. The losses returned are the objective's alone.
+    `compare` is how two gradients are compared; `objective` stands in for the whole distance of one gradient
+    to the observed one; `penalty` is added to it, and `smoothness` to the prior's weight. With `mixed`
+    precision stages before the last, and the way down to SINGLE_PRECISION where there is no prior, go by
+    float32. The losses returned are the objective's alone.
     """
 
     def at(weight: Tensor, of: Problem = problem) -> Evaluate:
-        return _evaluator(of, objective or matched(matching(of), split), split, labels, weight, penalty)
+        loss = objective or matched(matching(of, compare=compare), split)
+        return _evaluator(of, loss, split, labels, weight, penalty)
 
     # An objective that is handed in holds the problem as it is: there is no other precision of it.
     single = cast(problem, torch.float32) if precision == "mixed" and objective is None else None
