@@ -34,6 +34,21 @@ def relative_square(dummy: Values, seen: Evidence) -> Tensor:
     return _square(_outside(dummy, seen)) / _length(seen)
 
 
+def layer_squares(dummy: Values, seen: Evidence) -> Tensor:
+    """Return the mean over layers of `||g_l - g*_l||^2 / ||g*_l||^2`: each layer has the same say.
+
+    A layer is a module's parameters together. One that shows nothing is left out.
+    """
+    gaps, shown = _outside(dummy, seen), _present(seen.target, seen)
+    terms = []
+    for layer in dict.fromkeys(name.rpartition(".")[0] for name in shown):
+        names = [name for name in shown if name.rpartition(".")[0] == layer]
+        length = _square({name: shown[name] for name in names})
+        gap = _square({name: gaps[name] for name in names})
+        terms.append(torch.where(length > 0, gap / length.clamp(min=torch.finfo(length.dtype).tiny), 0.0))
+    return torch.stack(terms).mean()
+
+
 def direction(dummy: Values, seen: Evidence) -> Tensor:
     """Return `2 (1 - cos(g, g*))` over the present entries: relative_square of the two at unit length.
 

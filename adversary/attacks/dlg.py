@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from adversary.attacks.match import match
+from adversary.balance import Weighting, layers_alike
 from adversary.precision import Precision
+from adversary.priors import box
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
@@ -30,6 +32,9 @@ class DLG:
     """Where images start: `adversary.starts.draw_start`."""
     precision: Precision = "mixed"
     """`mixed`: float32 down to a loss of 1e-7, then float64; `double`: float64 throughout."""
+    weighting: Weighting = "auto"
+    """`length`: one squared distance, as in the paper; `layers`: each layer's in units of its own length, and
+    the box; `auto`: layers where their lengths lie more than 1e5 apart (deep nets of sigmoids)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 8
@@ -50,6 +55,7 @@ class DLG:
         if self.start != "normal":
             start[:, :pixels] = draw_start(problem, self.start).flatten(1)
         unused = torch.zeros(len(problem), 1, device=start.device)
+        alike = layers_alike(problem, self.weighting)
         found = match(
             problem,
             start,
@@ -57,6 +63,8 @@ class DLG:
             split,
             max_evaluations=self.max_evaluations,
             precision=self.precision,
+            compare=alike,
+            penalty=(lambda variables: box(split(variables, variables)[0]) / pixels) if alike else None,
         )
         logits = found.variables[:, pixels:].reshape(len(problem), problem.batch_size, classes)
         return Attempt(

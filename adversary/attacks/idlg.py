@@ -1,13 +1,16 @@
 """Improved Deep Leakage from Gradients."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar
 
 from torch import Tensor
 
 from adversary.attacks.match import match
+from adversary.balance import Weighting, layers_alike
 from adversary.labels import Rule, infer_labels
 from adversary.precision import Precision
+from adversary.priors import box
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
@@ -30,6 +33,9 @@ class IDLG:
     """Where images start: `adversary.starts.draw_start`."""
     precision: Precision = "mixed"
     """`mixed`: float32 down to a loss of 1e-7, then float64; `double`: float64 throughout."""
+    weighting: Weighting = "auto"
+    """`length`: one squared distance, as in the paper; `layers`: each layer's in units of its own length, and
+    the box; `auto`: layers where their lengths lie more than 1e5 apart (deep nets of sigmoids)."""
 
     labels: Rule = "auto"
     """How the labels are read off the classifier's gradient: a rule of adversary.labels."""
@@ -43,12 +49,14 @@ class IDLG:
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, and the labels that were read off."""
         shape = (problem.batch_size, *problem.task.input_shape)
+        pixels = prod(shape)
         labels = infer_labels(problem, self.labels) if problem.labels is None else problem.labels
 
         def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
             return variables.reshape(shape), fixed
 
         start = draw_start(problem, self.start).flatten(1)
+        alike = layers_alike(problem, self.weighting)
         found = match(
             problem,
             start,
@@ -56,6 +64,8 @@ class IDLG:
             split,
             max_evaluations=self.max_evaluations,
             precision=self.precision,
+            compare=alike,
+            penalty=(lambda variables: box(split(variables, variables)[0]) / pixels) if alike else None,
         )
         return Attempt(
             images=found.variables.reshape(len(problem), *shape),

@@ -1,0 +1,77 @@
+"""Layers of very different lengths: each in units of its own, so that the shallow ones are heard."""
+
+import torch
+from torch import nn
+
+from adversary.attacks.idlg import IDLG
+from adversary.balance import LOPSIDED, balance, layers_alike
+from adversary.objectives import layer_squares, relative_square
+from adversary.problem import Evidence, Problem, frozen_model
+from adversary.reconstruct import reconstruct
+from fedsim.defenses.upload import Adaptive
+from fedsim.tasks.classification import ClassificationTask
+
+
+def deep_sigmoids() -> nn.Module:
+    layers: list[nn.Module] = [nn.Flatten(), nn.Linear(16, 24), nn.Sigmoid()]
+    for _ in range(8):
+        layers += [nn.Linear(24, 24), nn.Sigmoid()]
+    return nn.Sequential(*layers, nn.Linear(24, 4))
+
+
+def problem_of(factory: type | object, image: torch.Tensor) -> Problem:
+    task = ClassificationTask(factory, (1, 4, 4), 4)  # type: ignore[arg-type]
+    weights = dict(task.build(1).state_dict())
+    model = frozen_model(task, weights)
+    bare = Problem(task=task, model=model, target={}, seeds=())
+    gradient = bare.gradient(image[None].double(), torch.tensor([2]))
+    return Problem(
+        task=task, model=model, target={name: value[None] for name, value in gradient.items()}, seeds=(5,)
+    )
+
+
+def image() -> torch.Tensor:
+    return torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(3))
+
+
+def test_layers_alike_does_not_care_for_the_length_of_a_layer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dummy = {name: torch.randn(5, generator=generator) for name in ("a.weight", "a.bias", "b.weight")}
+    target = {name: torch.randn(5, generator=generator) for name in dummy}
+    scaled = [
+        {name: value * (1e-6 if name.startswith("a") else 1) for name, value in values.items()}
+        for values in (dummy, target)
+    ]
+    before = layer_squares(dummy, Evidence(target, {}, {}))
+    torch.testing.assert_close(layer_squares(scaled[0], Evidence(scaled[1], {}, {})), before)
+    alone = {"b.weight": dummy["b.weight"]}, {"b.weight": target["b.weight"]}
+    torch.testing.assert_close(
+        layer_squares(alone[0], Evidence(alone[1], {}, {})),
+        relative_square(alone[0], Evidence(alone[1], {}, {})),
+    )
+
+
+def test_a_layer_that_shows_nothing_is_left_out() -> None:
+    target = {"a.weight": torch.zeros(3), "b.weight": torch.ones(3)}
+    dummy = {"a.weight": torch.ones(3), "b.weight": 2 * torch.ones(3)}
+    torch.testing.assert_close(layer_squares(dummy, Evidence(target, {}, {})), torch.tensor(0.5))
+
+
+def test_auto_weighs_layers_alike_in_deep_nets_of_sigmoids_only() -> None:
+    deep = problem_of(deep_sigmoids, image())
+    flat = problem_of(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), image())
+    assert balance(deep) < LOPSIDED < balance(flat)
+    assert layers_alike(deep, "auto") is layer_squares
+    assert layers_alike(flat, "auto") is None
+    assert layers_alike(deep, "length") is None
+    assert layers_alike(flat, "layers") is layer_squares
+    noisy = Problem(**{**vars(deep), "knowledge": Adaptive(noise_std=0.1)})
+    assert layers_alike(noisy, "auto") is None
+
+
+def test_the_image_behind_many_sigmoids_is_found_by_weighing_layers_alike() -> None:
+    problem = problem_of(deep_sigmoids, image())
+    (alike,) = reconstruct(IDLG(max_evaluations=1500), problem)
+    (together,) = reconstruct(IDLG(max_evaluations=1500, weighting="length"), problem)
+    assert (alike.images[0] - image()).abs().max() < 0.02
+    assert (together.images[0] - image()).abs().max() > 0.2
