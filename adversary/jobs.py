@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from adversary.attacks import ATTACKS
 from adversary.captures import Capture, read_capture, read_weights
@@ -53,6 +53,8 @@ class AttackJob:
     """Whether the threat model grants the BatchNorm statistics of the clients' own batches."""
     labels: tuple[tuple[int, ...], ...] | None = None
     """Only where the threat model grants them."""
+    granted: str | None = None
+    """Folder with what a diffusion client drew, `<capture>.safetensors`, where the threat model grants it."""
     mode: Literal["train", "eval"] = "train"
     seed: int = 0
     out: str
@@ -102,11 +104,13 @@ def execute(table: Mapping[str, Any], device: str = "cpu") -> list[str]:
 
 
 def write_reconstruction(path: Path, result: Reconstruction) -> None:
-    """Store a reconstruction: `images` and `labels`, and the rest as JSON in the header."""
-    header = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("images", "labels")}
+    """Store a reconstruction: `images`, `labels` and `parts/*`, and the rest as JSON in the header."""
+    arrays = ("images", "labels", "parts")
+    header = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in arrays}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     tensors = {"images": result.images.contiguous(), "labels": result.labels.contiguous()}
+    tensors |= {f"parts/{name}": value.contiguous() for name, value in result.parts.items()}
     save_file(tensors, partial, metadata={"reconstruction": json.dumps(header)})
     partial.replace(path)
 
@@ -115,7 +119,10 @@ def read_reconstruction(path: Path) -> Reconstruction:
     """Read what write_reconstruction wrote."""
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["reconstruction"])
-        return Reconstruction(images=file.get_tensor("images"), labels=file.get_tensor("labels"), **header)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    images, labels = tensors.pop("images"), tensors.pop("labels")
+    parts = {name.removeprefix("parts/"): value for name, value in tensors.items()}
+    return Reconstruction(images=images, labels=labels, parts=parts, **header)
 
 
 def load_task(reference: str, argument: str | None = None) -> Task:
@@ -149,7 +156,7 @@ def _round_problem(job: AttackJob, names: list[str], files: list[str], device: s
         for table in job.defenses
     ]
     known = dict(zip(job.names, job.labels or (), strict=False))
-    return build_problem(
+    problem = build_problem(
         captures,
         weights,
         task,
@@ -163,3 +170,13 @@ def _round_problem(job: AttackJob, names: list[str], files: list[str], device: s
         recipe=None if job.recipe is None else Recipe(**job.recipe),
         own_statistics=job.own_statistics,
     )
+    return problem if job.granted is None else _with_draws(problem, Path(job.granted), files)
+
+
+def _with_draws(problem: Problem, folder: Path, names: list[str]) -> Problem:
+    """Return the problem with the timesteps and noise that were granted of each capture."""
+    read = [load_file(folder / f"{name}.safetensors") for name in names]
+    noise = torch.stack([one["noise"] for one in read]).to(problem.like) if "noise" in read[0] else None
+    times = [one["timesteps"] for one in read if "timesteps" in one]
+    device = problem.like.device
+    return replace(problem, noise=noise, timesteps=torch.stack(times).to(device) if times else None)

@@ -46,6 +46,10 @@ class Problem:
     """One seed a capture: its starts do not depend on its neighbours."""
     labels: Tensor | None = None
     """(P, B), int64, only where the threat model grants them."""
+    timesteps: Tensor | None = None
+    """(P, B), int64: what the client drew for a diffusion loss, only where the threat model grants it."""
+    noise: Tensor | None = None
+    """(P, B, *input_shape), likewise."""
     rounds: tuple["Problem", ...] = ()
     """Further rounds that show the same batches under other weights (and fresh masks), row by row."""
     statistics: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -78,6 +82,8 @@ class Problem:
             statistics={name: (mean[index], var[index]) for name, (mean, var) in self.statistics.items()},
             seeds=tuple(self.seeds[row] for row in rows),
             labels=None if self.labels is None else self.labels[index],
+            timesteps=None if self.timesteps is None else self.timesteps[index],
+            noise=None if self.noise is None else self.noise[index],
         )
 
     def evidence(self, rows: Tensor | None = None) -> tuple[Evidence, ...]:
@@ -146,13 +152,15 @@ class Attempt:
     images: Tensor
     """(P, B, *input_shape), as found: may leave [0, 1]."""
     labels: Tensor
-    """(P, B), int64"""
+    """(P, B), int64; -1 where the task has none"""
     losses: Tensor
     """(P,): squared distance to the observed gradient over its squared length, without the prior."""
     evaluations: Tensor
     """(P,), int64"""
     converged: Tensor
     """(P,), bool: the observed gradient is explained, up to the noise that the attacker knows of."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else was found, (P, B, ...) by name: of diffusion gradients `noisy`, `noise`, `timesteps`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,7 +170,7 @@ class Reconstruction:
     images: Tensor
     """(B, *input_shape), float32, as found: may leave [0, 1]."""
     labels: Tensor
-    """(B,), int64"""
+    """(B,), int64; -1 where the task has none"""
     loss: float
     """Relative squared distance of the gradients (the matching loss), by which restarts are compared."""
     evaluations: int
@@ -175,6 +183,8 @@ class Reconstruction:
     """Pixels of the batch: with fewer equations than unknowns only a prior tells images apart."""
     signal: float = 1.0
     """Length of the observed gradient; near zero there is nothing to read."""
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else was found, (B, ...) by name: of diffusion gradients `noisy`, `noise`, `timesteps`."""
 
 
 def frozen_model(

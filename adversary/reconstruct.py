@@ -32,6 +32,7 @@ class _Best:
 
     images: Tensor
     labels: Tensor
+    parts: dict[str, Tensor]
     losses: list[float]
     converged: list[bool]
     evaluations: list[int]
@@ -68,6 +69,7 @@ def _first(attempt: Attempt, seconds: float) -> _Best:
     return _Best(
         images=attempt.images.detach().clone(),
         labels=attempt.labels.detach().clone(),
+        parts={name: value.detach().clone() for name, value in attempt.parts.items()},
         losses=attempt.losses.tolist(),
         converged=attempt.converged.tolist(),
         evaluations=attempt.evaluations.tolist(),
@@ -84,6 +86,8 @@ def _keep(best: _Best, attempt: Attempt, rows: list[int], seconds: float) -> _Be
         loss = float(attempt.losses[i])
         if loss < best.losses[row] or best.losses[row] != best.losses[row]:
             best.images[row], best.labels[row] = attempt.images[i], attempt.labels[i]
+            for name, value in attempt.parts.items():
+                best.parts[name][row] = value[i]
             best.losses[row], best.converged[row] = loss, bool(attempt.converged[i])
     return best
 
@@ -98,6 +102,7 @@ def _result(best: _Best, row: int) -> Reconstruction:
         restarts=best.restarts[row],
         status=_status(images, best.converged[row]),
         seconds=best.seconds[row],
+        parts={name: value[row].cpu() for name, value in best.parts.items()},
     )
 
 

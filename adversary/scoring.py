@@ -178,5 +178,6 @@ def _paired(result: Result, truth: Tensor) -> tuple[Tensor, list[int | None], li
     pairs = match(images, truth)
     grey = torch.full(truth.shape[1:], GREY, dtype=torch.float64)
     chosen = torch.stack([grey if pair is None else images[pair] for pair in pairs])
-    found = [None if pair is None else int(result.labels[pair]) for pair in pairs]
+    labels = [None if pair is None else int(result.labels[pair]) for pair in pairs]
+    found = [None if label == -1 else label for label in labels]
     return chosen, found, [pair is not None and not bool(finite[pair]) for pair in pairs]

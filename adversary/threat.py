@@ -38,6 +38,10 @@ class Capability(StrEnum):
     """May choose which clients take part."""
     LABELS = "labels"
     """Knows the private labels. In no letter: grant it by name."""
+    TIMESTEPS = "timesteps"
+    """Knows the timesteps that a client drew for a diffusion loss. In no letter."""
+    NOISE = "noise"
+    """Knows the noise that it drew. In no letter."""
 
 
 _A = frozenset({Capability.UPDATES, Capability.MODEL})
@@ -63,6 +67,10 @@ PRESETS: dict[str, frozenset[Capability]] = {
 
 `client_updates` is not among them: the scenario's `visibility` grants it.
 """
+
+
+PRIVATE = (Capability.LABELS, Capability.TIMESTEPS, Capability.NOISE)
+"""What clients keep to themselves: granted by name only."""
 
 
 @dataclass(frozen=True)
@@ -129,15 +137,16 @@ def _named(name: str, key: str) -> frozenset[Capability]:
 
 
 def _letters(needs: frozenset[Capability]) -> str:
-    wanted = needs - {Capability.CLIENT_UPDATES, Capability.LABELS}
+    wanted = needs - {Capability.CLIENT_UPDATES, *PRIVATE}
     letters = [letter for letter, granted in PRESETS.items() if wanted <= granted]
     return f"granted by {', '.join(letters)}" if letters and wanted - _A else ""
 
 
 def _by_name(needs: frozenset[Capability]) -> str:
     hints = []
-    if Capability.LABELS in needs:
-        hints.append("labels are granted by name only")
+    private = [capability.value for capability in PRIVATE if capability in needs]
+    if private:
+        hints.append(f"{' and '.join(private)} are granted by name only")
     if Capability.CLIENT_UPDATES in needs:
         hints.append("client_updates by visibility = 'client'")
     return ", ".join(hints)

@@ -82,4 +82,16 @@ ATTACKS = Registry(
         "the exact batch behind a fully connected first layer with ReLU, by the zeros of its gradient",
         "Dimitrov et al. 2024, arXiv 2403.03945",
     ),
+    Entry(
+        "gidm",
+        "adversary.attacks.gidm:GIDM",
+        "diffusion models: search a trained model's latents, then the pixels; timesteps and noise granted",
+        "Huang, Hong, Chen & Roos 2024, arXiv 2405.20380",
+    ),
+    Entry(
+        "gidm_plus",
+        "adversary.attacks.gidm_plus:GIDMPlus",
+        "diffusion models: solve for timestep, noisy image and target; neither timestep nor noise known",
+        "the setting of Huang, Hong, Chen & Roos 2024, arXiv 2405.20380; the method is ours",
+    ),
 )

@@ -123,7 +123,7 @@ def _strip(run: RunFolder, columns: list[Column], scores: dict[Column, list[Row]
     lines = [Line(title="Truth", details=["the client's image"], pictures=truths)] if any(truths) else []
     for kind in sorted(kinds, key=lambda kind: (kind[0] != "none", *kind)):
         found = [next((s for s in scores[column] if _kind(s) == kind), None) for column in columns]
-        lines.append(_line(run, kind, found))
+        lines += [*_phase1(run, kind, found), _line(run, kind, found)]
     return Strip(heads=[_head(column) for column in columns], lines=lines)
 
 
@@ -139,6 +139,16 @@ def _line(run: RunFolder, kind: tuple[str, str, bool], scores: list[Row | None])
         details=details,
         pictures=[_reconstruction(run, s) if s else None for s in scores],
     )
+
+
+def _phase1(run: RunFolder, kind: tuple[str, str, bool], scores: list[Row | None]) -> list[Line]:
+    """Return the line of what the first of two phases found, where an attack keeps it."""
+    shown = [run.picture(score.get("phase1_picture")) if score else None for score in scores]
+    if not any(shown):
+        return []
+    text = f"{title(kind[1])}, after phase 1"
+    pictures = [Picture(png=png, text=text, caption="") if png else None for png in shown]
+    return [Line(title=title(kind[1]), details=["after phase 1"], pictures=pictures)]
 
 
 def _truth(run: RunFolder, score: Row) -> Picture | None:

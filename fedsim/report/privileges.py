@@ -16,6 +16,8 @@ WORDS = {
     Capability.MODIFY_MODEL: "It may change the model that it sends out: a malicious server.",
     Capability.CLIENT_SELECTION: "It may choose which clients take part.",
     Capability.LABELS: "It knows the private labels.",
+    Capability.TIMESTEPS: "It knows the timesteps that clients drew for a diffusion loss.",
+    Capability.NOISE: "It knows the noise that clients drew for a diffusion loss.",
 }
 
 

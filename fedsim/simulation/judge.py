@@ -1,7 +1,7 @@
 """From reconstructions to scores and pictures: the only place where the truth is looked at."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from adversary.attacks.match import EXPLAINED
 from adversary.baseline import Baseline, blind_baseline
 from adversary.captures import Capture, read_capture, read_weights
+from adversary.diffusion.errors import errors
 from adversary.evidence import observed_update, unit_of
 from adversary.jobs import AttackJob, load_task, read_reconstruction
 from adversary.matching import match
@@ -19,6 +20,7 @@ from adversary.scoring import KEYS, Origin, Row, failed, score
 from fedsim.defenses.chain import snr
 from fedsim.simulation.pictures import to_picture
 from fedsim.simulation.targets import Target, Truth
+from fedsim.tasks.diffusion import DiffusionTask
 
 PICTURES = "reconstructions"
 
@@ -59,7 +61,25 @@ class Judge:
         truths = self._draw(f"{name}--truth", truth.images)
         for row in scored:
             row["picture"], row["truth_picture"] = pictures[row["index"]], truths[row["index"]]
+        self._add_parts(scored, result, truth, job.file(name).stem)
         return scored
+
+    def _add_parts(self, rows: list[Row], result: Reconstruction, truth: Truth, stem: str) -> None:
+        """Add what is known of a diffusion gradient besides its images: errors, and pictures of phase 1."""
+        task = load_task(*self._target.task)
+        if not isinstance(task, DiffusionTask) or truth.draws is None or truth.drawn_for is None:
+            return
+        if "noisy" in result.parts and len(truth.drawn_for) == len(truth.images):
+            order = truth.drawn_for.argsort()
+            draws = (truth.draws[0][order], truth.draws[1][order])
+            found = errors(task, result.images, result.parts, truth.images, draws)
+            for row in rows:
+                row |= found[row["index"]]
+        if "phase1" in result.parts:
+            first = replace(result, images=result.parts["phase1"].float())
+            pictures = self._draw(f"{stem}--phase1", self._shown(first, truth))
+            for row in rows:
+                row["phase1_picture"] = pictures[row["index"]]
 
     def snr(self, names: list[str]) -> float | None:
         """Return the median strength of the defence over some captures, `||u|| / ||disturbance||`.

@@ -15,6 +15,7 @@ from fedsim.defenses.chain import Chain
 from fedsim.options import build
 from fedsim.scenario.schema import Attack
 from fedsim.simulation.federation import recipe_of
+from fedsim.simulation.granting import grant_draws
 from fedsim.simulation.joining import join_rounds
 from fedsim.simulation.targets import MIXED, Chains, Target
 from fedsim.training.batches import number_of_batches
@@ -135,6 +136,7 @@ def _job(
         recipe=_recipe(target, first) if threat.grants(Capability.RECIPE) else None,
         own_statistics=threat.grants(Capability.BATCHNORM_STATISTICS),
         labels=_labels(target, group) if threat.grants(Capability.LABELS) else None,
+        granted=grant_draws(target, group, threat, out),
         seed=target.scenario.seed,
         out=str(out / "reconstructions"),
     )

@@ -23,7 +23,9 @@ OWN_MODEL = {"imprint"}
 """Attacks on a model that a malicious server changed: test_imprint runs them against the defences."""
 ANALYTIC = {"analytic", "rgap", "spear"}
 """Attacks that solve and do not search: their own tests run them against the defences."""
-NAMES = [entry.name for entry in ATTACKS if entry.name not in OWN_MODEL | ANALYTIC]
+OTHER_TASK = {"gidm", "gidm_plus"}
+"""Attacks on the gradients of denoisers: test_gidm and test_gidm_plus."""
+NAMES = [entry.name for entry in ATTACKS if entry.name not in OWN_MODEL | ANALYTIC | OTHER_TASK]
 REQUIRED: dict[str, dict[str, Any]] = {"generative": {"generator": "generators:fashion", "latent": (48,)}}
 """Options without a default."""
 TO_THE_END: dict[str, dict[str, Any]] = {"generative": {"polish": 2000}}

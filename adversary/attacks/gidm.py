@@ -1,0 +1,179 @@
+"""GIDM: the images behind the gradient of a diffusion model whose timesteps and noise are known."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from adversary.attacks.match import SINGLE_PRECISION
+from adversary.diffusion.layers import diffusion
+from adversary.diffusion.matching import denoising, judged
+from adversary.lockstep import lockstep
+from adversary.objectives import direction
+from adversary.optimizers.adam import adam, cosine_decay
+from adversary.optimizers.lbfgs import Evaluate, Preview, Stop, lbfgs
+from adversary.precision import cast
+from adversary.priors import mean_variation
+from adversary.problem import Attempt, Evidence, Problem, frozen_model
+from adversary.starts import Start, draw_start
+from fedsim.errors import InputError
+from fedsim.models.attention import twice_differentiable
+from fedsim.options import require
+from fedsim.tasks.ddim import ddim_sample
+
+Decode = Callable[[Tensor], Tensor]
+"""Variables (n,) of one capture -> images (B, C, H, W) in [0, 1]."""
+
+EXACT = 1e-10
+"""Matching loss at which the search ends: what float32 gradients leave of the true image is about 1e-13."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GIDM:
+    r"""Search the latent of a trained diffusion model first, then the pixels.
+
+        1. min over z of D(g(DDIM(z)), g*) by Adam, from z ~ N(0, 1);   2. min over x of D(g(x), g*)
+
+    with the client's own timesteps and noise in the dummy gradient g. Huang, Hong, Chen & Roos, GIDM (2024,
+    arXiv 2405.20380), with the federation's global model as the prior or one that is handed in. Where ours
+    differs: L-BFGS over the pixels, to convergence; the paper has Adam, 5,001 steps of 0.01.
+    """
+
+    phases: Literal["both", "latents", "pixels"] = "both"
+    objective: Literal["l2", "cosine"] = "l2"
+    """Relative squared distance, or 2 (1 - cos); `l2` turns to the latter where clipping hid the length."""
+    prior: str | None = None
+    """Safetensors file of a denoiser's weights, of the task's architecture (None: the global model)."""
+    steps: int = 16
+    """Of DDIM, at most T."""
+    latent_evaluations: int = 100
+    """Of phase 1 (paper: 2,501); each runs the chain forth and back."""
+    learning_rate: float = 0.05
+    """Of Adam over latents (paper: 0.01)."""
+    max_evaluations: int = 1000
+    """Of phase 2."""
+    optimizer: Literal["lbfgs", "adam"] = "lbfgs"
+    """Of phase 2; `adam` sees the gradient's sign only, with rate 0.1 down to 0 (Inverting Gradients)."""
+    tv: float = 0.0
+    """Weight of the mean total variation in phase 2."""
+    start: Start = "normal"
+    """Where pixels start without a phase 1."""
+
+    needs: ClassVar[frozenset[str]] = frozenset(
+        {"updates", "model", "batch_size", "recipe", "timesteps", "noise"}
+    )
+    max_images: ClassVar[int] = 8
+    task: ClassVar[str] = "diffusion"
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "at least 1")
+        for key in ("latent_evaluations", "max_evaluations"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
+        require(self.tv >= 0, "tv", self.tv, "at least 0")
+
+    def attack(self, problem: Problem) -> Attempt:
+        """Return the images found from one start per capture. Raises InputError for an unfit prior."""
+        if problem.timesteps is None or problem.noise is None:
+            raise InputError("gidm: needs timesteps and noise; allowed: grant both, or gidm_plus")
+        shape = (len(problem), problem.batch_size, *problem.task.input_shape)
+        spent, parts = torch.zeros(len(problem), dtype=torch.int64), {}
+        if self.phases == "pixels":
+            images = draw_start(problem, self.start)
+        else:
+            images, spent = self._latents(problem)
+            parts["phase1"] = images
+        if self.phases != "latents":
+            points, more = self._pixels(problem, images.flatten(1))
+            images, spent = points.reshape(shape), spent + more
+        return judged(problem, images, problem.noise, problem.timesteps, spent, **parts)
+
+    def _latents(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return the images of phase 1, and evaluations (P,)."""
+        single, shape = cast(problem, torch.float32), (problem.batch_size, *problem.task.input_shape)
+        task, model = diffusion(problem), self._prior(single)
+        steps = min(self.steps, task.timesteps)
+
+        def decode(latents: Tensor) -> Tensor:
+            return ddim_sample(task, model, latents.reshape(shape), steps, checkpointing=True)
+
+        start = problem.draw_images().flatten(1).float()
+        with twice_differentiable():
+            found = adam(
+                through(decode, self._distance(single)),
+                start,
+                lambda _: self.learning_rate,
+                max_evaluations=self.latent_evaluations,
+            )
+            with torch.no_grad():
+                images = torch.stack([decode(point) for point in found.points])
+        return images.to(problem.like), found.evaluations
+
+    def _pixels(self, problem: Problem, start: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of phase 2 (P, pixels), and evaluations (P,)."""
+        coarse = self._distance(cast(problem, torch.float32), self.tv)
+        budget = self.max_evaluations
+        with twice_differentiable():
+            if self.optimizer == "adam":
+                rate = cosine_decay(0.1, budget)
+                found = adam(coarse, start.float(), rate, max_evaluations=budget, signed=True, keep="last")
+                return found.points.to(start), found.evaluations
+            fine, goals = self._distance(problem, self.tv), start.new_full((len(start),), EXACT)
+            preview = Preview(coarse, SINGLE_PRECISION)
+            found = lbfgs(fine, start, Stop(max_evaluations=budget), targets=goals, preview=preview)
+        return found.points, found.evaluations
+
+    def _distance(self, problem: Problem, tv: float = 0.0) -> Evaluate:
+        """Return what evaluates images (k, pixels) against the observed gradient."""
+        distance = denoising(problem, direction if self.objective == "cosine" else None)
+        shape = (problem.batch_size, *problem.task.input_shape)
+
+        def loss(point: Tensor, noise: Tensor, times: Tensor, seen: tuple[Evidence, ...]) -> Tensor:
+            images = point.reshape(shape)
+            value = distance(images, noise, times, seen)
+            return value + tv * mean_variation(images) if tv else value
+
+        batched = lockstep(problem, loss)
+        assert problem.noise is not None
+        assert problem.timesteps is not None
+        noise, times = problem.noise.to(problem.like), problem.timesteps
+
+        def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            losses, gradients = batched(points.to(noise), noise[rows], times[rows], problem.evidence(rows))
+            return losses.to(points), gradients.to(points)
+
+        return evaluate
+
+    def _prior(self, problem: Problem) -> nn.Module:
+        if self.prior is None:
+            return problem.model
+        try:
+            weights = load_file(Path(self.prior).expanduser())
+            like = problem.like
+            return frozen_model(problem.task, weights, mode="eval", dtype=like.dtype, device=like.device)
+        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            allowed = "safetensors of a denoiser as the task's"
+            raise InputError(f"prior = {self.prior!r}: allowed: {allowed} ({reason})") from None
+
+
+def through(decode: Decode, evaluate: Evaluate) -> Evaluate:
+    """Return what evaluates latents (k, n): images of each by `decode`, and back through it."""
+
+    def evaluate_latents(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        losses, gradients = [], []
+        for i in range(len(points)):
+            point = points[i].detach().requires_grad_()
+            with torch.enable_grad():
+                images = decode(point).reshape(1, -1)
+            loss, slope = evaluate(images.detach(), rows[i : i + 1])
+            losses.append(loss)
+            gradients.append(torch.autograd.grad(images, point, slope)[0])
+        return torch.cat(losses), torch.stack(gradients)
+
+    return evaluate_latents

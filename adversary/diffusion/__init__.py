@@ -1,0 +1,1 @@
+"""What attacks on the gradients of diffusion models share: docs/attacks.md, `gidm` and `gidm_plus`."""

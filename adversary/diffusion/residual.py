@@ -1,0 +1,65 @@
+"""What the model was to predict, given the noisy images: the gradient is linear in the prediction's error."""
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from adversary.diffusion.layers import diffusion
+from adversary.objectives import NAIVE
+from adversary.optimizers.cgls import cgls
+from adversary.problem import Problem
+from fedsim.models.attention import twice_differentiable
+
+
+def solve_target(
+    problem: Problem, noisy: Tensor, timesteps: Tensor, iterations: int
+) -> tuple[Tensor, Tensor]:
+    r"""Return clean images, in [0, 1], and noise (B, C, H, W) behind the only capture of a problem.
+
+    With $p$ the prediction for the noisy images (B, C, H, W) at `timesteps` (B,) and y what it was to be, the
+    gradient of the loss is $g = \frac{2}{N} J^T (p - y)$, J the Jacobian of p in the weights: p - y by least
+    squares over the entries that are present, then image and noise from y and the noisy images. Where the
+    gradient's length says nothing, noise of variance 1 gives it.
+    """
+    task = diffusion(problem)
+    parameters = {name: value.detach().requires_grad_() for name, value in problem.model.named_parameters()}
+    entries = {name: mask[0] for name, mask in problem.present.items()}
+
+    def shown(values: tuple[Tensor, ...]) -> Tensor:
+        named = zip(parameters, values, strict=True)
+        return torch.cat([(v * entries[n] if n in entries else v).flatten() for n, v in named])
+
+    with twice_differentiable():
+        prediction: Tensor = functional_call(problem.model, parameters, (noisy, timesteps))
+        error = torch.zeros_like(prediction, requires_grad=True)
+        weights = list(parameters.values())
+        gradient = shown(torch.autograd.grad(prediction, weights, error, create_graph=True))
+
+        def apply(value: Tensor) -> Tensor:
+            at = value.reshape(prediction.shape)
+            return shown(torch.autograd.grad(prediction, weights, at, retain_graph=True))
+
+        def adjoint(value: Tensor) -> Tensor:
+            return torch.autograd.grad(gradient, error, value, retain_graph=True)[0].flatten()
+
+        observed = shown(tuple(problem.target[name][0] for name in parameters))
+        wanted = observed * prediction.numel() / 2
+        # Further down float32 has lost the conjugacy of its directions, and would climb again.
+        tolerance = 10 * torch.finfo(wanted.dtype).eps
+        found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance)
+        found = found.reshape(prediction.shape)
+    prediction = prediction.detach()
+    if (problem.knowledge or NAIVE).scale_free:
+        found = found * _scale(problem, prediction, found, noisy, timesteps)
+    clean, noise = task.resolve(prediction - found, noisy, timesteps)
+    return (clean + 1) / 2, noise
+
+
+def _scale(problem: Problem, prediction: Tensor, error: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """Return c > 0 at which noise(p - c e) has variance 1; noise is linear in c, so c solves a quadratic."""
+    task = diffusion(problem)
+    start = task.resolve(prediction, noisy, timesteps)[1]
+    slope = task.resolve(prediction - error, noisy, timesteps)[1] - start
+    a, b = slope.square().mean(), (start * slope).mean()
+    c = start.square().mean() - 1
+    return ((b * b - a * c).clamp(min=0).sqrt() - b) / a

@@ -1,0 +1,57 @@
+"""Timesteps, read off the layers that see nothing else: rows of their gradients are embeddings of them."""
+
+import torch
+from torch import Tensor
+
+from adversary.diffusion.layers import called, diffusion, layer_gradient, patches, presence, recording
+from adversary.problem import Problem
+from fedsim.errors import InputError
+
+LAYERS = 2
+"""Time layers that are read: the first ones, whose inputs cost nothing to compute."""
+CHUNK = 128
+"""Timesteps that are embedded at a time."""
+
+
+def find_timesteps(problem: Problem) -> Tensor:
+    """Return the timesteps (P, B), int64, ascending, whose embeddings explain most of the gradients.
+
+    For one image `[dW | db] = delta [e_t | 1]`: the energy that a least squares fit of delta explains is
+    largest at the right t, also where entries are absent or noisy (maximum likelihood under white noise). For
+    a batch
+    the embeddings that lie nearest to the span of the gradient's first B right singular vectors (MUSIC,
+    Schmidt 1986): of a batch with absent entries these are approximate. Raises InputError for a model without
+    such a layer.
+    """
+    names = called(problem, timed=True)[:LAYERS]
+    if not names:
+        raise InputError("model: no linear layer sees the timestep alone; allowed: grant `timesteps`")
+    scores = torch.stack([_scores(problem, name) for name in names]).sum(dim=0)
+    return scores.topk(problem.batch_size, dim=1).indices.sort(dim=1).values
+
+
+def _scores(problem: Problem, name: str) -> Tensor:
+    """Return how much of a layer's gradient each timestep explains, (P, T)."""
+    layer = problem.model.get_submodule(name)
+    gradient = layer_gradient(layer, name, problem.target)
+    mask = layer_gradient(layer, name, presence(problem))
+    embeddings = _embeddings(problem, name)
+    if problem.batch_size > 1:
+        basis = torch.linalg.svd(gradient * mask, full_matrices=False).Vh[:, : problem.batch_size]
+        shares: Tensor = (embeddings @ basis.mT).square().sum(dim=2) / embeddings.square().sum(dim=1)
+        return shares
+    products = (gradient * mask) @ embeddings.T
+    lengths = (mask @ embeddings.T.square()).clamp(min=torch.finfo(mask.dtype).tiny)
+    explained: Tensor = (products.square() / lengths).sum(dim=1)
+    return explained
+
+
+@torch.no_grad()
+def _embeddings(problem: Problem, name: str) -> Tensor:
+    """Return the layer's input for each timestep, (T, K)."""
+    task, found = diffusion(problem), []
+    for times in torch.split(torch.arange(task.timesteps, device=problem.like.device), CHUNK):
+        with recording(problem.model, [name], enough=True) as seen:
+            task.predict(problem.model, problem.like.new_zeros(len(times), *task.input_shape), times)
+        found.append(patches(problem.model.get_submodule(name), seen[name], 1)[:, 0])
+    return torch.cat(found)

@@ -1,0 +1,75 @@
+"""GIDM on a U-Net of 8x8 images, timestep and noise granted: both phases, both objectives, a batch."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from denoisers import drawn
+from safetensors.torch import save_file
+
+from adversary.attacks.gidm import GIDM, through
+from adversary.metrics import psnr
+from adversary.problem import Problem
+from adversary.reconstruct import reconstruct
+from fedsim.errors import InputError
+from fedsim.tasks.ddim import ddim_sample
+
+
+def granted(timesteps: list[list[int]]) -> tuple[Problem, torch.Tensor]:
+    found = drawn(timesteps, channels=[8, 16])
+    return replace(found.problem, timesteps=found.timesteps, noise=found.noise), found.images
+
+
+@pytest.mark.parametrize("objective", ["l2", "cosine"])
+def test_reads_the_image_from_its_pixels(objective):
+    problem, images = granted([[200]])
+    attack = GIDM(phases="pixels", objective=objective, start="grey", max_evaluations=400)
+    (result,) = reconstruct(attack, problem)
+    assert result.status == "converged"
+    assert psnr(result.images, images[0].float()) > 40
+
+
+def test_a_batch_of_two():
+    problem, images = granted([[100, 300]])
+    (result,) = reconstruct(GIDM(phases="pixels", start="grey", max_evaluations=600), problem)
+    # Each image has its own timestep and noise, so that their order is told.
+    assert psnr(result.images, images[0].float()).min() > 35
+
+
+def test_latents_are_searched_through_the_chain_of_the_prior(tmp_path):
+    problem, _ = granted([[200]])
+    attack = GIDM(phases="latents", steps=4, latent_evaluations=3)
+    few, more = attack.attack(problem), replace(attack, latent_evaluations=20).attack(problem)
+    assert more.losses[0] < few.losses[0]
+    assert torch.equal(more.images, more.parts["phase1"])
+    other = problem.task.build(5)
+    save_file(dict(other.state_dict()), tmp_path / "prior.safetensors")
+    foreign = replace(attack, prior=str(tmp_path / "prior.safetensors")).attack(problem)
+    assert (foreign.images - few.images).abs().max() > 1e-3
+
+
+def test_the_gradient_through_the_chain_is_the_derivative():
+    problem, _ = granted([[200]])
+    task, model = problem.task, problem.model
+
+    def decode(latents):
+        return ddim_sample(task, model, latents.reshape(1, 1, 8, 8), 3, checkpointing=True)
+
+    def evaluate(points, rows):
+        return points.pow(3).sum(dim=1), 3 * points.square()
+
+    at = problem.draw_images().flatten(1)
+    step = 1e-4 * torch.randn(at.shape, generator=torch.Generator().manual_seed(0), dtype=at.dtype)
+    through_chain, rows = through(decode, evaluate), torch.tensor([0])
+    slope = through_chain(at, rows)[1]
+    up, down = through_chain(at + step, rows)[0], through_chain(at - step, rows)[0]
+    torch.testing.assert_close((slope * step).sum(dim=1), (up - down) / 2, rtol=1e-3, atol=1e-9)
+
+
+def test_what_is_missing_or_unfit_is_said(tmp_path):
+    problem, _ = granted([[200]])
+    with pytest.raises(InputError, match="timesteps and noise"):
+        GIDM().attack(replace(problem, noise=None))
+    save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="safetensors of a denoiser"):
+        GIDM(prior=str(tmp_path / "other.safetensors")).attack(problem)

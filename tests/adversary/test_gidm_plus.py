@@ -1,0 +1,118 @@
+"""GIDM+ on a U-Net of 8x8 images: timestep and noise unknown, each of its steps against the truth."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from denoisers import Drawn, drawn
+
+from adversary.attacks.gidm_plus import GIDMPlus
+from adversary.diffusion.layers import called, layer_gradient, patches, recording
+from adversary.diffusion.noisy import places, solved_inputs
+from adversary.diffusion.residual import solve_target
+from adversary.diffusion.rowspace import row_spaces
+from adversary.diffusion.timesteps import find_timesteps
+from adversary.metrics import psnr
+from adversary.problem import Problem
+from adversary.reconstruct import reconstruct
+from fedsim.defenses.upload import Adaptive
+from fedsim.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def pair() -> Drawn:
+    return drawn([[200], [900]])
+
+
+def test_a_layers_gradient_is_a_product_with_its_patches(pair):
+    """The rows of `[dW | db]` lie in the span of `[U | 1]`: least squares leaves nothing."""
+    model, names = pair.problem.model, called(pair.problem, timed=False)
+    with torch.no_grad(), recording(model, names) as seen:
+        pair.task.predict(model, pair.noisy[0], pair.timesteps[0])
+    assert len(names) > 10
+    for name in names:
+        rows = patches(model.get_submodule(name), seen[name], 1)[0]
+        observed = layer_gradient(model.get_submodule(name), name, pair.problem.target)[0]
+        fitted = torch.linalg.lstsq(rows.T, observed.T, driver="gelsd").solution
+        assert (rows.T @ fitted - observed.T).norm() < 1e-5 * observed.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_timesteps_are_read_off_the_time_layers(dtype):
+    found = drawn([[0], [1], [500], [998], [999]], dtype=dtype)
+    assert find_timesteps(found.problem).tolist() == found.timesteps.tolist()
+
+
+def test_timesteps_of_a_batch_and_under_masks():
+    batch = drawn([[7, 300, 640], [20, 21, 999]])
+    assert find_timesteps(batch.problem).tolist() == batch.timesteps.tolist()
+    single = drawn([[40], [873]])
+    generator = torch.Generator().manual_seed(0)
+    target = single.problem.target
+    masks = {name: torch.rand(value.shape, generator=generator) < 0.2 for name, value in target.items()}
+    hidden = {name: value * masks[name] for name, value in target.items()}
+    masked = Problem(task=single.task, model=single.problem.model, target=hidden, present=masks, seeds=(0, 1))
+    assert find_timesteps(masked).tolist() == single.timesteps.tolist()
+
+
+def test_inputs_of_layers_of_full_rank_are_solved_for(pair):
+    """The gradient alone gives them, to the precision of float32; no start, no noise, no timestep."""
+    one = pair.problem.select([0])
+    found = solved_inputs(one, places(one))
+    with torch.no_grad(), recording(one.model, list(found)) as seen:
+        pair.task.predict(one.model, pair.noisy[0], pair.timesteps[0])
+    assert found
+    for name, layer_input in found.items():
+        error = (layer_input.value - seen[name][0]).norm() / seen[name][0].norm()
+        assert layer_input.misfit < 1e-2
+        assert error < 1e-2
+
+
+def test_row_spaces_know_the_noisy_image_from_others(pair):
+    names = [p.name for p in places(pair.problem) if p.positions < p.width]
+    evaluate = row_spaces(pair.problem, names, pair.timesteps)
+    right, other = pair.noisy.flatten(1), pair.noisy.flip(0).flatten(1)
+    rows = torch.arange(2)
+    assert evaluate(right, rows)[0].max() < 1e-5
+    assert evaluate(other, rows)[0].min() > 0.02
+    step = 1e-5 * torch.randn(right.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    up, down, slope = (
+        evaluate(other + step, rows)[0],
+        evaluate(other - step, rows)[0],
+        evaluate(other, rows)[1],
+    )
+    torch.testing.assert_close(up - down, 2 * (slope * step).sum(dim=1), rtol=1e-4, atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_given_the_noisy_image_the_target_is_linear(prediction):
+    found = drawn([[150]], prediction)
+    image, noise = solve_target(found.problem, found.noisy[0], found.timesteps[0], 60)
+    assert psnr(image, found.images[0]) > 45
+    assert (noise - found.noise[0]).norm() < 0.02 * found.noise.norm()
+
+
+def test_reads_images_of_which_neither_timestep_nor_noise_is_known(pair):
+    results = reconstruct(GIDMPlus(), pair.problem)
+    for row, result in enumerate(results):
+        assert result.status == "converged"
+        assert result.parts["timesteps"].tolist() == pair.timesteps[row].tolist()
+        assert psnr(result.images, pair.images[row].float()) > 40
+        assert (result.parts["noise"] - pair.noise[row]).norm() < 0.01 * pair.noise[row].norm()
+
+
+def test_a_classifiers_gradient_is_refused(victim):
+    problem = victim.problem([victim.capture(victim.images[:1], victim.labels[:1])])
+    with pytest.raises(InputError, match="DiffusionTask"):
+        GIDMPlus().attack(problem)
+
+
+def test_where_clipping_hid_the_length_the_noise_gives_it():
+    """Noise of variance 1 in 64 pixels: its length is known to 9 %, and the noise no better."""
+    found = drawn([[200]])
+    clipped = {name: 0.3 * value for name, value in found.problem.target.items()}
+    problem = replace(found.problem, target=clipped, knowledge=Adaptive(scale_free=True))
+    image, noise = solve_target(problem, found.noisy[0], found.timesteps[0], 60)
+    error = (noise - found.noise[0]).norm() / found.noise.norm()
+    assert 1e-3 < error < 0.3
+    assert psnr(image, found.images[0]) > 20
