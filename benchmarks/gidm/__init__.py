@@ -1,0 +1,1 @@
+"""GIDM and GIDM+ in figures: `python -m benchmarks.gidm`."""

@@ -1,0 +1,200 @@
+"""GIDM and GIDM+ against the gradients of diffusion models.
+
+    python -m benchmarks.gidm known|unknown|ablations|defenses [--data FILE.npz] [--n N] [--seed S]
+        [--size PIXELS] [--channels 32 64 64] [--weights FILE.safetensors] [--json OUT]
+    python -m benchmarks.gidm table FILE.json ... [--into docs/gidm.md]
+
+One image a capture, gradients in float32, timesteps spread evenly over T (or `--share` of it). `known` grants
+timestep and noise (GIDM), `unknown` neither (GIDM+, and joint descent with `--joint`). Medians have
+bootstrap intervals, shares Wilson's; CPU seconds are those of the process.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    add_options,
+    command_line,
+    data_of,
+    machine,
+    markdown,
+    prints_to,
+    read_pool,
+    replace_block,
+    show,
+    write_json,
+)
+from benchmarks.gidm.cases import cases
+from benchmarks.gidm.measure import Row, Way, figures, measure
+from fedsim.engines.environment import threads
+from fedsim.errors import InputError
+from fedsim.options import require
+
+PIXELS = {"phases": "pixels", "start": "grey"}
+KNOWN = [Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True, restarts=3)]
+PLUS = Way(name="GIDM+", attack="gidm_plus", options={}, restarts=5)
+JOINT = Way(name="joint descent", attack="joint", options={})
+ABLATIONS = [
+    Way(name="GIDM, both phases", attack="gidm", options={}, known=True),
+    Way(name="phase 1 alone", attack="gidm", options={"phases": "latents"}, known=True),
+    Way(name="DLG (phase 2 alone, from noise)", attack="gidm", options={"phases": "pixels"}, known=True),
+    Way(
+        name="Inverting Gradients",
+        attack="gidm",
+        options={**PIXELS, "objective": "cosine", "optimizer": "adam", "tv": 0.1},
+        known=True,
+    ),
+    PLUS,
+    Way(name="prior alone, no gradient", attack="prior", options={}),
+    Way(name="nearest other image", attack="nearest", options={}),
+]
+DEFENSES = (
+    {"name": "quantizing", "dtype": "fp16"},
+    {"name": "quantizing", "dtype": "bf16"},
+    {"name": "clipping", "norm": 1.0},
+    {"name": "noising", "std": 1e-4},
+    {"name": "pruning", "fraction": 0.5},
+    {"name": "masking", "p": 0.5},
+)
+Setting = tuple[str, Way, dict[str, Any] | None, bool]
+"""(name of the row, way, defence, whether the attacker knows it)"""
+
+
+def settings_of(arguments: argparse.Namespace) -> list[Setting]:
+    """Return the rows of the table that a subcommand measures."""
+    if arguments.what == "defenses":
+        return [
+            (f"{', '.join(map(str, table.values()))}, {'adaptive' if known else 'naive'}", PLUS, table, known)
+            for table in DEFENSES
+            for known in (False, True)
+        ]
+    ways = {"known": KNOWN, "unknown": [PLUS, *([JOINT] if arguments.joint else [])], "ablations": ABLATIONS}
+    return [(way.name, way, None, False) for way in ways[arguments.what]]
+
+
+def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the figures of each row, and the scores of every image."""
+    pool = read_pool(arguments)
+    images, labels = pool.draw(
+        arguments.n + min(arguments.others, len(pool.split) - arguments.n), arguments.seed
+    )
+    victims, others = images[: arguments.n], images[arguments.n :]
+    for name, way, defense, known in settings_of(arguments):
+
+        def progress(row: Row, name: str = name) -> None:
+            told = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
+            print(f"{name}: {told}", file=sys.stderr, flush=True)
+
+        rows = measure(way, cases(arguments, pool, victims, defense, known), others, progress)
+        yield {
+            "name": name,
+            "attack": way.attack,
+            "options": dict(way.options),
+            "restarts": way.restarts,
+            "privileges": ["timesteps", "noise"] if way.known else [],
+            "data": data_of(pool, victims, labels[: arguments.n]),
+            "figures": figures(rows, arguments.timesteps),
+            "rows": rows,
+        }
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure the rows of a subcommand one after the other."""
+    require(0 < arguments.share <= 1, "--share", arguments.share, "above 0, at most 1")
+    found: list[dict[str, Any]] = []
+    command = {key: value for key, value in vars(arguments).items() if key != "json"}
+    with threads(arguments.threads):
+        for entry in entries(arguments):
+            found.append(entry)
+            table = {"benchmark": "gidm", "command": command, "machine": machine(), "settings": found}
+            print(lines([table]).splitlines()[-1], file=prints_to(arguments.json), flush=True)
+            if arguments.json != "-":  # kept after each row: a long run may be cut off
+                write_json(table, arguments.json)
+    if arguments.json == "-":
+        write_json(table, arguments.json)
+
+
+def lines(tables: Sequence[dict[str, Any]]) -> str:
+    """Return the rows of several files as a Markdown table."""
+    columns = ["data", "victim", "attack", "granted", "t", "n", "PSNR, dB", "SSIM", "x_t, dB", "noise error"]
+    columns += ["timestep right, %", "30 dB, %", "at first start, %", "CPU s"]
+    rows = []
+    for table in tables:
+        victim = "trained" if table["command"]["weights"] else "untrained"
+        for entry in table["settings"]:
+            granted = ", ".join(entry["privileges"]) or "-"
+            for part, found in entry["figures"].items():
+                cells = [entry["data"]["name"], victim, entry["name"], granted, part, str(found["n"])]
+                rows.append([*cells, *_cells(found)])
+    return markdown(columns, rows)
+
+
+def _cells(found: dict[str, Any]) -> list[str]:
+    keys = (("psnr", 3, 1), ("ssim", 4, 1), ("noisy_psnr", 3, 1), ("noise_error", 2, 1), ("timestep", 3, 100))
+    more = (("success", 3, 100), ("first start", 3, 100), ("cpu_seconds", 2, 1))
+    return [
+        show(found[key], digits, factor) if found.get(key) else "-" for key, digits, factor in (*keys, *more)
+    ]
+
+
+def table(files: Sequence[Path]) -> tuple[str, str]:
+    """Return the kind of benchmark that JSON files hold, and their table with the commands that made them."""
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    kinds = {one["command"]["what"] for one in read if one.get("benchmark") == "gidm"}
+    if len(kinds) != 1:
+        raise InputError(
+            f"FILE = {', '.join(map(str, files))}: allowed: files of one subcommand of this benchmark"
+        )
+    commands = [f"    {command_line('benchmarks.gidm', one['command'])}" for one in read]
+    return kinds.pop(), "\n\n".join([lines(read), "\n".join(commands)])
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of the subcommands."""
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks.gidm", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = top.add_subparsers(dest="what", required=True)
+    for what, n in (("known", 20), ("unknown", 20), ("ablations", 4), ("defenses", 4)):
+        command = commands.add_parser(what)
+        add_options(command, n, "captures, one image each")
+        command.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net")
+        command.add_argument("--prediction", default="epsilon")
+        command.add_argument("--timesteps", type=int, default=1000, help="T")
+        command.add_argument(
+            "--share", type=float, default=1.0, help="timesteps are from this first share of T"
+        )
+        command.add_argument("--weights", metavar="FILE.safetensors", help="a trained denoiser")
+        command.add_argument("--others", type=int, default=1000, help="images to find the nearest one in")
+        command.add_argument("--joint", action="store_true", help="unknown: joint descent as well")
+        command.add_argument("--threads", type=int, default=1)
+    command = commands.add_parser("table")
+    command.add_argument("files", nargs="+", type=Path)
+    command.add_argument("--into", type=Path)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; see the module's docstring."""
+    arguments = parser().parse_args(argv)
+    try:
+        if arguments.what != "table":
+            run(arguments)
+            return 0
+        kind, text = table(arguments.files)
+        if arguments.into:
+            replace_block(arguments.into, kind, text)
+        else:
+            print(text)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Attack each case one way, and score what was found."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from adversary.attacks import ATTACKS
+from adversary.diffusion.errors import errors
+from adversary.diffusion.polish import joint
+from adversary.diffusion.timesteps import find_timesteps
+from adversary.metrics import mse, psnr, ssim
+from adversary.problem import Attempt, Problem
+from adversary.reconstruct import Attack, reconstruct
+from benchmarks.common import median, share
+from benchmarks.gidm.cases import Case
+from fedsim.options import build
+from fedsim.tasks.ddim import ddim_sample
+
+Row = dict[str, Any]
+GOOD = 30.0
+"""PSNR in dB from which a start counts as a success."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """Joint descent, the baseline: L-BFGS over noisy image and target from noise, the timestep read off."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    max_images: ClassVar[int] = 1
+
+    max_evaluations: int = 200
+
+    def attack(self, problem: Problem) -> Attempt:
+        """Return what it reaches from one start."""
+        images, noise = problem.draw(2, problem.batch_size, *problem.task.input_shape).unbind(dim=1)
+        return joint(problem, images.sigmoid(), noise, find_timesteps(problem), self.max_evaluations)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way of attacking: a row of the table."""
+
+    name: str
+    attack: str
+    """Of the registry, or `joint`, `prior`, `nearest`."""
+    options: Mapping[str, Any]
+    known: bool = False
+    """Whether timestep and noise are granted."""
+    restarts: int = 1
+
+
+def measure(way: Way, cases: Iterable[Case], others: Tensor, progress: Callable[[Row], None]) -> list[Row]:
+    """Return a row for each case; `others` (N, C, H, W) are the images in which the nearest is looked for."""
+    rows = []
+    for case in cases:
+        worked = time.process_time()
+        row = _reference(way, case, others) if way.attack in ("prior", "nearest") else _attacked(way, case)
+        row |= {"case": case.number, "cpu_seconds": time.process_time() - worked}
+        progress(row)
+        rows.append(row)
+    return rows
+
+
+def _attacked(way: Way, case: Case) -> Row:
+    attack: Attack = (
+        Joint(**way.options)
+        if way.attack == "joint"
+        else build(ATTACKS.resolve(way.attack, "attack"), way.options, way.attack)
+    )
+    problem = case.granted if way.known else case.problem
+    (found,) = reconstruct(attack, problem, restarts=way.restarts)
+    draws = (case.timesteps, case.noise)
+    (more,) = errors(case.task, found.images, found.parts, case.image, draws)
+    return {
+        **_closeness(found.images, case.image),
+        **more,
+        "status": found.status,
+        "loss": found.loss,
+        "starts": found.restarts,
+        "evaluations": found.evaluations,
+    }
+
+
+def _reference(way: Way, case: Case, others: Tensor) -> Row:
+    """Return the scores of what needs no gradient: what the model draws, or the nearest other image."""
+    if way.attack == "nearest":
+        gaps = mse(others, case.image)
+        image = others[int(gaps.argmin())][None]
+    else:
+        latents = case.problem.draw_images()[0]
+        with torch.no_grad():
+            image = ddim_sample(case.task, case.problem.model, latents, min(16, case.task.timesteps))
+        image = image.float()
+    return _closeness(image, case.image) | {"timestep": int(case.timesteps[0]), "status": "-"}
+
+
+def _closeness(image: Tensor, truth: Tensor) -> Row:
+    image = image.nan_to_num(0.5)
+    return {"psnr": float(psnr(image, truth)), "ssim": float(ssim(image, truth))}
+
+
+def figures(rows: list[Row], timesteps: int) -> dict[str, Any]:
+    """Return medians and shares over some rows, all of them and those of the first quarter of T."""
+    parts = {"all": rows, "first quarter": [row for row in rows if row["timestep"] < timesteps / 4]}
+    return {name: _figures(part) for name, part in parts.items() if part}
+
+
+def _figures(rows: list[Row]) -> dict[str, Any]:
+    found: dict[str, Any] = {"n": len(rows)}
+    for key in ("psnr", "ssim", "noisy_psnr", "noise_error", "cpu_seconds", "amplification"):
+        values = [row[key] for row in rows if row.get(key) is not None]
+        found[key] = median(values) if values else None
+    if "timestep_found" in rows[0]:
+        found["timestep"] = share([row["timestep_found"] == row["timestep"] for row in rows])
+    found["success"] = share([row["psnr"] >= GOOD for row in rows])
+    found["first start"] = share([row["psnr"] >= GOOD and row.get("starts", 1) == 1 for row in rows])
+    return found

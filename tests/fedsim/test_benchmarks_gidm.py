@@ -1,0 +1,74 @@
+"""The GIDM benchmark: what it draws, and what it makes of the scores."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.common import read_pool
+from benchmarks.gidm.__main__ import main, parser, settings_of
+from benchmarks.gidm.cases import cases
+from benchmarks.gidm.measure import Way, figures, measure
+
+SMALL = ["--n", "2", "--size", "8", "--channels", "8", "16", "--others", "5"]
+
+
+def test_cases_are_gradients_of_their_own_draws():
+    """The gradient recomputed from the truth is the observed one; timesteps are spread over T."""
+    arguments = parser().parse_args(["unknown", *SMALL, "--n", "4"])
+    pool = read_pool(arguments)
+    images, _ = pool.draw(4, 1)
+    found = list(cases(arguments, pool, images, None, adaptive=False))
+    assert sorted(int(case.timesteps) // 250 for case in found) == [0, 1, 2, 3]
+    assert not torch.equal(found[0].noise, found[1].noise)
+    case = found[0]
+    assert case.problem.timesteps is None
+    assert case.granted.noise is not None
+    gradient = case.problem.gradient_of(
+        lambda model: case.task.loss_at(model, case.image.double(), case.timesteps, case.noise.double())
+    )
+    for name, value in gradient.items():
+        torch.testing.assert_close(case.problem.target[name][0], value, rtol=1e-3, atol=1e-6)
+
+
+def test_figures_tell_the_first_quarter_of_timesteps_apart():
+    rows = [
+        {"psnr": 40.0, "ssim": 1.0, "timestep": 10, "timestep_found": 10, "starts": 1, "cpu_seconds": 1.0},
+        {"psnr": 20.0, "ssim": 0.5, "timestep": 800, "timestep_found": 9, "starts": 3, "cpu_seconds": 3.0},
+    ]
+    found = figures(rows, 1000)
+    assert found["first quarter"]["n"] == 1
+    assert found["first quarter"]["psnr"]["median"] == 40.0
+    assert found["all"]["timestep"]["share"] == 0.5
+    assert found["all"]["success"]["share"] == 0.5
+
+
+def test_references_need_no_gradient():
+    arguments = parser().parse_args(["ablations", *SMALL])
+    pool = read_pool(arguments)
+    images, _ = pool.draw(7, 1)
+    some = list(cases(arguments, pool, images[:1], None, adaptive=False))
+    (nearest,) = measure(Way(name="", attack="nearest", options={}), some, images, lambda _: None)
+    assert nearest["psnr"] == 100.0  # the image itself is among them
+    (prior,) = measure(Way(name="", attack="prior", options={}), some, images, lambda _: None)
+    assert prior["psnr"] < 20
+
+
+@pytest.mark.parametrize("what", ["known", "unknown", "ablations", "defenses"])
+def test_each_subcommand_has_rows_and_says_what_it_grants(what):
+    rows = settings_of(parser().parse_args([what]))
+    assert rows
+    assert all(way.known == (way.attack == "gidm") for _, way, _, _ in rows)
+
+
+def test_a_table_of_what_was_measured(tmp_path, capsys):
+    out = tmp_path / "out.json"
+    assert main(["unknown", "--n", "1", "--size", "8", "--channels", "32", "64", "--json", str(out)]) == 0
+    written = json.loads(out.read_text())
+    (entry,) = written["settings"]
+    assert entry["figures"]["all"]["timestep"]["share"] == 1.0
+    assert entry["figures"]["all"]["psnr"]["median"] > 30
+    assert main(["table", str(out)]) == 0
+    assert "| fashion_mnist | untrained | GIDM+ | - | all | 1 |" in capsys.readouterr().out
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["table", str(tmp_path / "other.json")]) == 2
