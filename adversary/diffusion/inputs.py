@@ -32,6 +32,11 @@ class LayerInput:
     misfit: float
     """What is left of the equations, over their right-hand side: 1e-4 and less for float32 gradients."""
 
+    @property
+    def weight(self) -> float:
+        """Return how much it counts beside others, 1 / misfit^2."""
+        return max(self.misfit, 1e-6) ** -2
+
 
 def is_solvable(layer: nn.Module, positions: int) -> bool:
     """Return whether the layer's input follows from its gradient: rank, overlap and a bias."""

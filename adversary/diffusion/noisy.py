@@ -1,5 +1,6 @@
 """The noisy images, without their noise: from layers' inputs that are solved for, else from row spaces."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from adversary.diffusion.inputs import LayerInput, is_solvable, solve_input
 from adversary.diffusion.layers import called, diffusion, patches, recording
-from adversary.diffusion.rowspace import row_spaces
+from adversary.diffusion.rowspace import row_spaces, with_whole_rows
 from adversary.optimizers.lbfgs import Minimum, Stop, lbfgs
 from adversary.problem import Problem
 
@@ -72,8 +73,8 @@ def invert_inputs(
     $\sum_l w_l \|a_l(x_t) - a_l\|^2 / \|a_l\|^2$ with weights $1 / misfit_l^2$ that sum to 1.
     """
     task = diffusion(problem)
-    weights = torch.tensor([max(one.misfit, 1e-6) ** -2 for one in inputs.values()], dtype=torch.float64)
-    shares = dict(zip(inputs, (weights / weights.sum()).tolist(), strict=True))
+    total = sum(one.weight for one in inputs.values())
+    shares = {name: one.weight / total for name, one in inputs.items()}
 
     def evaluate(points: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         point = points.detach().requires_grad_()
@@ -91,9 +92,8 @@ def invert_inputs(
 
 
 def misfit(inputs: dict[str, LayerInput]) -> float:
-    """Return the weighted root mean square of the misfits, 1 / sqrt(mean(1 / misfit^2))."""
-    inverse = sum(one.misfit**-2 for one in inputs.values()) / len(inputs)
-    return float(inverse**-0.5)
+    """Return the root mean square of the misfits, by their weights: 1 / sqrt(mean(1 / misfit^2))."""
+    return math.sqrt(len(inputs) / sum(one.weight for one in inputs.values()))
 
 
 def find_noisy(
@@ -115,8 +115,9 @@ def find_noisy(
             found[row], spent[row] = reached.points[0], reached.evaluations[0]
             told += [row] if reached.losses[0] <= TOLD * misfit(inputs) ** 2 else []
     rest = [row for row in range(len(start)) if row not in told]
-    if rest and names:
-        part = problem.select(rest)
+    part = problem.select(rest)
+    names = with_whole_rows(part, names) if rest else []
+    if names:
         evaluate = row_spaces(part, names, timesteps[rest])
         reached = lbfgs(evaluate, found[rest], Stop(max_evaluations=max_evaluations))
         found[rest] = reached.points

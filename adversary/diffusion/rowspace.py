@@ -22,7 +22,6 @@ def row_spaces(problem: Problem, names: list[str], timesteps: Tensor) -> Evaluat
     are all present, $P_U$ the projection on the span of the patches' rows. Free of the gradient's length.
     """
     observed = {name: _whole_rows(problem, name) for name in names}
-    names = [name for name in names if bool((observed[name].flatten(1).norm(dim=1) > 0).all())]
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         point = points.detach().requires_grad_()
@@ -37,6 +36,11 @@ def row_spaces(problem: Problem, names: list[str], timesteps: Tensor) -> Evaluat
         return {name: patches(problem.model.get_submodule(name), seen[name], size) for name in names}
 
     return evaluate
+
+
+def with_whole_rows(problem: Problem, names: list[str]) -> list[str]:
+    """Return the layers of which every capture has a row that is all there, and not zero."""
+    return [name for name in names if bool(_whole_rows(problem, name).flatten(1).any(dim=1).all())]
 
 
 def _beyond(rows: Tensor, observed: Tensor) -> Tensor:

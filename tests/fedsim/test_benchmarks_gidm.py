@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
+from adversary.attacks.gidm_plus import GIDMPlus
 from benchmarks.common import read_pool
-from benchmarks.gidm.__main__ import main, parser, settings_of
+from benchmarks.gidm.__main__ import DEFENSES, main, parser, settings_of
 from benchmarks.gidm.cases import cases
 from benchmarks.gidm.measure import Way, figures, measure
 
@@ -59,6 +60,18 @@ def test_each_subcommand_has_rows_and_says_what_it_grants(what):
     rows = settings_of(parser().parse_args([what]))
     assert rows
     assert all(way.known == (way.attack == "gidm") for _, way, _, _ in rows)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("defense", DEFENSES, ids=str)
+def test_under_each_defense_the_attack_runs_and_tells_the_timestep(defense, adaptive):
+    arguments = parser().parse_args(["defenses", "--n", "1", "--size", "8", "--channels", "32", "64"])
+    pool = read_pool(arguments)
+    images, _ = pool.draw(1, 1)
+    (case,) = cases(arguments, pool, images, defense, adaptive)
+    attempt = GIDMPlus(max_evaluations=3, iterations=3, polish=3).attack(case.problem)
+    assert attempt.images.isfinite().all()
+    assert attempt.parts["timesteps"].tolist() == [case.timesteps.tolist()]
 
 
 def test_a_table_of_what_was_measured(tmp_path, capsys):
