@@ -96,6 +96,15 @@ def misfit(inputs: dict[str, LayerInput]) -> float:
     return math.sqrt(len(inputs) / sum(one.weight for one in inputs.values()))
 
 
+def by_row_spaces(
+    problem: Problem, names: list[str], timesteps: Tensor, start: Tensor, max_evaluations: int
+) -> Minimum:
+    """Return the noisy images (P, pixels) that the layers' row spaces lead to, or the start."""
+    names = with_whole_rows(problem, names)
+    stop = Stop(max_evaluations=max_evaluations if names else 1)
+    return lbfgs(row_spaces(problem, names, timesteps), start, stop)
+
+
 def find_noisy(
     problem: Problem, timesteps: Tensor, start: Tensor, max_evaluations: int
 ) -> tuple[Tensor, Tensor]:
@@ -115,11 +124,9 @@ def find_noisy(
             found[row], spent[row] = reached.points[0], reached.evaluations[0]
             told += [row] if reached.losses[0] <= TOLD * misfit(inputs) ** 2 else []
     rest = [row for row in range(len(start)) if row not in told]
-    part = problem.select(rest)
-    names = with_whole_rows(part, names) if rest else []
-    if names:
-        evaluate = row_spaces(part, names, timesteps[rest])
-        reached = lbfgs(evaluate, found[rest], Stop(max_evaluations=max_evaluations))
+    if rest:
+        part = problem.select(rest)
+        reached = by_row_spaces(part, names, timesteps[rest], found[rest], max_evaluations)
         found[rest] = reached.points
         spent[rest] += reached.evaluations
     return found.reshape(len(found), size, *problem.task.input_shape), spent

@@ -24,6 +24,8 @@ def row_spaces(problem: Problem, names: list[str], timesteps: Tensor) -> Evaluat
     observed = {name: _whole_rows(problem, name) for name in names}
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        if not names:
+            return points.new_ones(len(points)), torch.zeros_like(points)
         point = points.detach().requires_grad_()
         losses = torch.stack([_beyond(u, observed[n][rows]) for n, u in patches_at(point, rows).items()])
         losses = losses.mean(dim=0)
