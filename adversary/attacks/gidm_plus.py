@@ -32,8 +32,8 @@ class GIDMPlus:
 
     max_evaluations: int = 1000
     """Evaluations in search of the noisy image, a start."""
-    iterations: int = 150
-    """Of conjugate gradients, for what was to be predicted."""
+    iterations: int = 400
+    """Of conjugate gradients, for what was to be predicted; they stop where the gradient is explained."""
     polish: int = 60
     """Evaluations of the matching loss over noisy image and prediction, where it is not explained before."""
 

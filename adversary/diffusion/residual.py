@@ -10,6 +10,9 @@ from adversary.optimizers.cgls import cgls
 from adversary.problem import Problem
 from fedsim.models.attention import twice_differentiable
 
+FIT = 1e-4
+"""Share of the gradient's length that may be left over: its square is the matching loss."""
+
 
 def solve_target(
     problem: Problem, noisy: Tensor, timesteps: Tensor, iterations: int
@@ -46,7 +49,7 @@ def solve_target(
         wanted = observed * prediction.numel() / 2
         # Further down float32 has lost the conjugacy of its directions, and would climb again.
         tolerance = 10 * torch.finfo(wanted.dtype).eps
-        found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance)
+        found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance, fit=FIT)
         found = found.reshape(prediction.shape)
     prediction = prediction.detach()
     if (problem.knowledge or NAIVE).scale_free:
