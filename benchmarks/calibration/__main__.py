@@ -200,7 +200,7 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
     if name == "batches":
         command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
     if name in ("batches", "repeats"):
-        text = "noise assumed, from batch 4 on; 0 for no prior"
+        text = "noise assumed, from batch 2 on; 0 for no prior"
         command.add_argument("--prior", type=float, default=1e-5, help=text)
     if name == "cases":
         command.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="DEFENCE")

@@ -52,13 +52,13 @@ def lenet(attack: str, restarts: int, options: Mapping[str, Any]) -> list[Settin
 def batches(
     sizes: list[int], attack: str, options: Mapping[str, Any], restarts: int, prior: float
 ) -> list[Setting]:
-    """Return LeNet at several batch sizes (DLG, section 4.1); from 4 on with a prior.
+    """Return LeNet at several batch sizes (DLG, section 4.1); from 2 on with a prior.
 
     `prior` is the noise that the attacker assumes, by which total variation is weighed.
     """
     settings = []
     for size in sizes:
-        noise = prior if size >= 4 else 0.0
+        noise = prior if size >= 2 else 0.0
         victim = Victim(batch_size=size, assumed_noise=noise)
         name = f"batch {size}{', prior' if noise else ''}"
         settings.append(Setting(name=name, victim=victim, attack=attack, options=options, restarts=restarts))
