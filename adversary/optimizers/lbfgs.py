@@ -130,7 +130,10 @@ class _Lockstep:
             self._enter([row for row in active if row.entering])
             self._start_searches([row for row in active if row.search is None and not row.done])
             self._try_steps([row for row in active if row.search is not None])
-            self.free += [row.lane for row in active if row.done]
+            for row in active:
+                if row.done:
+                    self.free.append(row.lane)
+                    self.trials[row.index].clear()
             active = [row for row in active if not row.done]
         like = self.points
         return Minimum(
