@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure the rows of a subcommand one after the other."""
     require(0 < arguments.share <= 1, "--share", arguments.share, "above 0, at most 1")
     found: list[dict[str, Any]] = []
-    command = {key: value for key, value in vars(arguments).items() if key != "json"}
+    command = {key: value for key, value in vars(arguments).items() if key != "json" and value is not False}
     with threads(arguments.threads):
         for entry in entries(arguments):
             found.append(entry)
