@@ -31,7 +31,7 @@ class DLG:
     start: Start = "normal"
     """Where images start: `adversary.starts.draw_start`."""
     precision: Precision = "mixed"
-    """`mixed`: float32 down to a loss of 1e-7, then float64; `double`: float64 throughout."""
+    """`mixed`: float32 down to a loss of 1e-8, then float64; `double`: float64 throughout."""
     weighting: Weighting = "auto"
     """`length`: one squared distance, as in the paper; `layers`: each layer's in units of its own length, and
     the box; `auto`: layers where their lengths lie more than 1e5 apart (deep nets of sigmoids)."""

@@ -31,7 +31,7 @@ EXPLAINED = 1e-6
 """A relative matching loss below which the gradient counts as explained (the released iDLG stops at 1e-6)."""
 CERTIFIED = 1e-8
 """The same without noise or rounding: at 2e-8 an image may still be off by a mean square of 0.005."""
-SINGLE_PRECISION = 1e-7
+SINGLE_PRECISION = 1e-8
 """Down to this loss L-BFGS does as well in float32, at half the price; further down its path is longer."""
 
 

