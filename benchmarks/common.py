@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,7 @@ from torchvision.transforms.functional import resize
 from adversary.statistics import Interval, bca, wilson
 from fedsim.data.dataset import Split
 from fedsim.data.load import load_dataset
+from fedsim.errors import InputError
 from fedsim.options import require
 from fedsim.seeds import numpy_generator
 
@@ -194,6 +195,24 @@ def replace_block(path: Path, name: str, text: str) -> None:
     head, _, rest = document.partition(begin)
     _, _, tail = rest.partition(end)
     path.write_text(f"{head}{begin}\n\n{text}\n\n{end}{tail}", encoding="utf-8")
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do the work of a command, and return 0; 2 for bad input, of which one line is printed."""
+    try:
+        work()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def put_table(kind: str, text: str, into: Path | None) -> None:
+    """Print a table, or put it into a document."""
+    if into:
+        replace_block(into, kind, text)
+    else:
+        print(text)
 
 
 def command_line(module: str, command: Mapping[str, Any], skip: Sequence[str] = ("json",)) -> str:

@@ -27,8 +27,7 @@ from benchmarks.attacks import breaching_peer
 from benchmarks.attacks.cell import Cell
 from benchmarks.attacks.figures import equal_psnr, rates, ratio
 from benchmarks.attacks.gauge import BUDGET
-from benchmarks.common import add_options, machine, prints_to, show, write_json
-from fedsim.errors import InputError
+from benchmarks.common import add_options, exit_code, machine, prints_to, show, write_json
 from fedsim.options import require
 
 PEERS = ("textbook", "breaching")
@@ -234,12 +233,7 @@ def comparison(found: Mapping[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; see the module's docstring."""
     arguments = parser().parse_args(argv)
-    try:
-        run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -38,16 +38,16 @@ from benchmarks.calibration.table import tables
 from benchmarks.common import (
     add_options,
     data_of,
+    exit_code,
     machine,
     prints_to,
+    put_table,
     read_pool,
-    replace_block,
     show,
     write_json,
 )
 from benchmarks.victims import groups_of
 from fedsim.engines.environment import threads
-from fedsim.errors import InputError
 from fedsim.options import build, require
 
 ATTACK = {
@@ -243,19 +243,9 @@ def _entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; see the module's docstring."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.what == "table":
-            kind, text = tables(arguments.files)
-            if arguments.into:
-                replace_block(arguments.into, kind, text)
-            else:
-                print(text)
-        else:
-            run(arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if arguments.what == "table":
+        return exit_code(lambda: put_table(*tables(arguments.files), arguments.into))
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

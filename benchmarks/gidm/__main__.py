@@ -20,11 +20,12 @@ from benchmarks.common import (
     add_options,
     command_line,
     data_of,
+    exit_code,
     machine,
     markdown,
     prints_to,
+    put_table,
     read_pool,
-    replace_block,
     show,
     write_json,
 )
@@ -181,19 +182,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; see the module's docstring."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.what != "table":
-            run(arguments)
-            return 0
-        kind, text = table(arguments.files)
-        if arguments.into:
-            replace_block(arguments.into, kind, text)
-        else:
-            print(text)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    if arguments.what == "table":
+        return exit_code(lambda: put_table(*table(arguments.files), arguments.into))
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":
