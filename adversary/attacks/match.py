@@ -96,25 +96,29 @@ def match(
 
     # An objective that is handed in holds the problem as it is: there is no other precision of it.
     single = cast(problem, torch.float32) if precision == "mixed" and objective is None else None
-    noisy = noise_floor(problem)
     stages = prior_weights(problem)
     point, spent = start, torch.zeros(len(problem), dtype=torch.int64)
     for number, weight in enumerate(stages, start=1):
         last = number == len(stages)
         budgets = (max_evaluations * number // len(stages) - spent).clamp(min=2)
         evaluate, preview = at(weight + smoothness), None
-        if single and not last:  # a stage that only prepares the next
+        if single is not None and not last:  # a stage that only prepares the next
             evaluate = at(weight + smoothness, single)
-        elif single and not bool((weight > 0).any()):
+        elif single is not None and not bool((weight > 0).any()):
             preview = Preview(at(weight + smoothness, single), SINGLE_PRECISION)
         goal = torch.where(weight == 0, 0.1 * CERTIFIED, 0.0)
         stop = Stop(max_evaluations=max(2, max_evaluations // len(stages)), patience=300 if last else 60)
         found = minimize(evaluate, point, stop, goal, budgets, preview)
         point, spent = found.points, spent + found.evaluations
-    losses = at(torch.zeros_like(noisy))(point, torch.arange(len(problem), device=point.device))[0]
-    enough = torch.where(stages[-1] == 0, CERTIFIED, EXPLAINED)
-    explained = losses <= torch.maximum(enough, 1.5 * noisy)
-    return Matched(variables=point, losses=losses, evaluations=spent, converged=explained.cpu())
+    losses = at(torch.zeros_like(stages[-1]))(point, torch.arange(len(problem), device=point.device))[0]
+    converged = losses <= _explained_below(problem, stages[-1])
+    return Matched(variables=point, losses=losses, evaluations=spent, converged=converged.cpu())
+
+
+def _explained_below(problem: Problem, weight: Tensor) -> Tensor:
+    """Return the loss (P,) at which a gradient counts as explained under a prior of this weight."""
+    enough = torch.where(weight == 0, CERTIFIED, EXPLAINED)
+    return torch.maximum(enough, 1.5 * noise_floor(problem))
 
 
 def matched(distance: Distance, split: Split) -> Objective:

@@ -72,8 +72,7 @@ def lbfgs(
     `targets` (P,) are losses at which a row has converged (zero where missing), `budgets` (P,) each row's own
     limit of evaluations instead of `stop.max_evaluations`. Given `preview`, a row first goes as far as the
     cheaper evaluation is good for, and takes its curvature pairs along. At most `lanes` rows are on their way
-    at a time, and no more than MEMORY holds the `2 * history * n` numbers of. Twice the usual `history` takes
-    a quarter fewer evaluations on DLG's CIFAR-10, for as much time.
+    at a time, and no more than MEMORY holds the `2 * history * n` numbers of.
     """
     size = 4 if preview else start.element_size()
     lanes = max(1, min(lanes, MEMORY // (2 * history * start.shape[1] * size)))
