@@ -36,6 +36,8 @@ class Victim:
     adaptive: bool = False
     """Whether the attacker knows the defences."""
     labels_known: bool = False
+    statistics_known: bool = False
+    """Whether the attacker may use the BatchNorm statistics of the client's own batch, in train mode."""
     assumed_noise: float = 0.0
     """Standard deviation of a noise that is not there: it gives the undefended gradient a prior."""
 
@@ -79,6 +81,7 @@ class Group:
             seeds=[derive(seed, "benchmark start", number) for number in numbers],
             defenses=victim.chain() if victim.adaptive else None,
             labels=self.labels.sort(dim=1).values.to(device) if victim.labels_known else None,
+            own_statistics=victim.statistics_known,
         )
         if victim.assumed_noise:
             return replace(problem, knowledge=Adaptive(noise_std=victim.assumed_noise))
@@ -111,23 +114,27 @@ def groups_of(
 
 
 def captures_of(group: Group, victim: Victim, seed: int) -> list[Capture]:
-    """Return the captures: the float32 gradient that a client computes on its batch, after its defences."""
+    """Return the captures: the float32 gradient that a client computes on its batch, after its defences.
+
+    Beside it go the model's buffers, as the client's one forward pass leaves them.
+    """
     model = group.task.build(0)
-    model.load_state_dict(dict(group.weights))
     model.train(victim.mode == "train")
     defenses = victim.chain()
     captures = []
     for row, (images, labels) in enumerate(zip(group.images, group.labels, strict=True)):
         generator = torch_generator(seed, "benchmark defense", group.first + row)
+        model.load_state_dict(dict(group.weights))
         gradient = _gradient(group.task, model, images, labels, defenses, generator)
         sent = Chain(tuple(defenses)).apply(Upload(gradient), generator)
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
         captures.append(
             Capture(
                 round=1,
                 client=group.first + row,
                 node=group.first + row + 1,
                 upload="gradient",
-                arrays=sent.values,
+                arrays={**sent.values, **buffers},
                 present=sent.present,
             )
         )

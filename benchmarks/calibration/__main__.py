@@ -95,7 +95,7 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
             return repeats(a.model, a.batch, a.attack, options, a.prior)
         case _:
             a = arguments
-            return inverting(a.model, a.width, a.mode, a.weights is not None, options)
+            return inverting(a.model, a.width, a.mode, a.statistics, a.weights is not None, options)
 
 
 def measure(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -213,6 +213,8 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--model", choices=("convnet", "resnet18"), default="convnet")
         command.add_argument("--width", type=int, help="of the ConvNet (default: the paper's, 64)")
         command.add_argument("--mode", choices=("eval", "train"), default="eval", help="of BatchNorm")
+        text = "of BatchNorm that the attacker holds: the model's, or those of the client's batch too"
+        command.add_argument("--statistics", choices=("global", "own"), default="global", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:

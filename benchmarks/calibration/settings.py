@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.victims import Victim
 from fedsim.defenses.chain import describe
+from fedsim.options import require
 
 SIGMOID_RESNET: Mapping[str, Any] = {"activation": "sigmoid", "strides": False, "init": "uniform"}
 """DLG's changes to a ResNet: twice differentiable, no strides, weights and biases U(-0.5, 0.5)."""
@@ -153,15 +154,21 @@ def repeats(model: str, size: int, attack: str, options: Mapping[str, Any], prio
 
 
 def inverting(
-    model: str, width: int | None, mode: str, trained: bool, options: Mapping[str, Any]
+    model: str, width: int | None, mode: str, statistics: str, trained: bool, options: Mapping[str, Any]
 ) -> list[Setting]:
-    """Return Inverting Gradients on one image, label known (Geiping et al. 2020, section 6)."""
+    """Return Inverting Gradients on one image, label known (Geiping et al. 2020, section 6).
+
+    Raises InputError where the statistics of a batch are granted that eval mode makes none of.
+    """
+    own = statistics == "own"
+    require(mode == "train" or not own, "--statistics", statistics, "own with --mode train alone")
     victim = Victim(
         model=model,
         model_options={} if width is None else {"width": width},
         mode="train" if mode == "train" else "eval",
         labels_known=True,
+        statistics_known=own,
     )
     name = model if width is None else f"{model} of width {width}"
-    name = f"{name}{', trained' if trained else ''}, BatchNorm {mode}"
+    name = f"{name}{', trained' if trained else ''}, BatchNorm {mode}{', statistics granted' if own else ''}"
     return [Setting(name=name, victim=victim, attack="inverting", options=options)]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from adversary.batchnorm import batch_statistics
 from benchmarks.calibration.__main__ import main
 from benchmarks.calibration.figures import figures, label_hits
 from benchmarks.calibration.settings import CASES, defenses
@@ -148,6 +150,45 @@ def test_local_steps_are_put_beside_the_published(tmp_path: Path, capsys: pytest
     assert len(rows) == 7
     assert rows[3][-1] == "15.17 / .526 |"
     assert main(["local", *options, "--images", "17"]) == 2
+
+
+def test_statistics_of_the_clients_own_batch_are_granted_where_asked() -> None:
+    images, labels = pool().draw(2, seed=1)
+    victim = Victim(model="convnet", model_options={"width": 1}, mode="train", statistics_known=True)
+    (group,) = groups_of(victim, images, labels, 10, seed=1, per_weights=2)
+    problem, without = group.problem(victim, 1), group.problem(replace(victim, statistics_known=False), 1)
+    assert (problem.own_statistics, without.own_statistics) == (True, False)
+    client = group.task.build(0).double()
+    client.load_state_dict(dict(group.weights))
+    for row in range(2):
+        for name, pair in batch_statistics(client.train(), group.images[row].double()).items():
+            for mine, theirs in zip(problem.statistics[name], pair, strict=True):
+                torch.testing.assert_close(mine[row], theirs, rtol=1e-3, atol=1e-3)
+            assert torch.equal(
+                without.statistics[name][1][row], group.weights[f"{name}.running_var"].double()
+            )
+
+
+def test_inverting_gradients_is_put_beside_the_published(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["inverting", *SMALL, "--n", "1", "--width", "1", "--max-evaluations", "2"]
+    data, out = tmp_path / "cifar.npz", tmp_path / "out.json"
+    np.savez(data, x=np.full((20, 12, 12, 3), 128, np.uint8), y=np.arange(20) % 10)
+    published = {("eval", "global"): "18.00 / 19.83", ("train", "global"): "-", ("train", "own"): "-"}
+    for (mode, statistics), text in published.items():
+        options = ["--data", str(data), "--mode", mode, "--statistics", statistics, "--json", str(out)]
+        assert main([*short, *options]) == 0
+        capsys.readouterr()
+        assert main(["table", str(out)]) == 0
+        rows = [
+            line for line in capsys.readouterr().out.splitlines() if line.startswith("| cifar | inverting")
+        ]
+        assert len(rows) == 1
+        assert rows[0].endswith(f"| {text} |")
+        assert ("statistics granted" in rows[0]) == (statistics == "own")
+    assert main([*short, "--statistics", "own"]) == 2
+    assert "--statistics = 'own': allowed: own with --mode train alone" in capsys.readouterr().err
 
 
 def test_figures_count_what_is_not_finite_as_missed_and_labels_by_batch() -> None:
