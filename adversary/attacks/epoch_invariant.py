@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from adversary.attacks.local_steps import Objective, Optimizer, Search, match_steps
 from adversary.matching import match
 from adversary.problem import Attempt, Problem
+from adversary.starts import Start
 from adversary.unroll import number_of_epochs, recipe_of
 from fedsim.options import require
 
@@ -36,6 +37,8 @@ class EpochInvariant:
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
     orders: int = 36
     """Where images can be batched in no more ways than this, all are tried, on half of the evaluations."""
+    start: Start = "grey"
+    """Where images start, the same in each set: `adversary.starts.draw_start`."""
     statistic: Statistic = "mean"
     """What is compared between epochs."""
     channels: int = 0
@@ -54,7 +57,9 @@ class EpochInvariant:
 
     @property
     def _search(self) -> Search:
-        return Search(self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.orders)
+        return Search(
+            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.orders, self.start
+        )
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the averaged images found from one start per capture; the loss is that of the sets."""

@@ -15,6 +15,7 @@ from adversary.labels import infer_labels
 from adversary.objectives import direction, matching
 from adversary.precision import is_smooth
 from adversary.problem import Attempt, Evidence, Problem
+from adversary.starts import Start, draw_start
 from adversary.unroll import batches_of, recipe_of, unrolled
 from fedsim.options import require
 from fedsim.seeds import derive
@@ -31,6 +32,7 @@ class Search(NamedTuple):
     optimizer: Optimizer
     smoothness: float
     orders: int
+    start: Start
 
     def check(self) -> None:
         """Raise InputError for an option that is out of range."""
@@ -61,6 +63,8 @@ class LocalSteps:
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
     orders: int = 36
     """Where images can be batched in no more ways than this, all are tried, on half of the evaluations."""
+    start: Start = "grey"
+    """Where images start: `adversary.starts.draw_start`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 16
@@ -71,7 +75,9 @@ class LocalSteps:
 
     @property
     def _search(self) -> Search:
-        return Search(self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.orders)
+        return Search(
+            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.orders, self.start
+        )
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, in the order of their labels."""
@@ -105,7 +111,8 @@ def match_steps(problem: Problem, search: Search, *, sets: int, penalty: Penalty
     shape = (sets, problem.batch_size, *problem.task.input_shape)
     known = infer_labels(problem) if problem.labels is None else problem.labels
     solve = partial(_solve, search=search, shape=shape, penalty=penalty)
-    start, evaluations = problem.draw(prod(shape)), search.max_evaluations
+    drawn = draw_start(problem, search.start)[:, None]  # all sets start alike
+    start, evaluations = drawn.expand(-1, *shape).flatten(1), search.max_evaluations
     tried = epoch_orders(problem, search.orders)  # (P, K, E, B)
     number = tried.shape[1]
     spent = torch.zeros(len(problem), dtype=torch.int64)

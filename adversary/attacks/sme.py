@@ -12,6 +12,7 @@ from adversary.attacks.match import match
 from adversary.labels import infer_labels
 from adversary.objectives import direction, matching
 from adversary.problem import Attempt, Evidence, Problem
+from adversary.starts import Start, draw_start
 from adversary.unroll import recipe_of
 from fedsim.options import require
 from fedsim.training.batches import number_of_batches
@@ -33,6 +34,8 @@ class SME:
     """Evaluations of the matching loss and its gradient, a start."""
     smoothness: float = 0.0
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
+    start: Start = "grey"
+    """Where images start: `adversary.starts.draw_start`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 16
@@ -60,7 +63,9 @@ class SME:
 
             return matching(problem, dummy, direction)(*split(variables, fixed), evidence)
 
-        start = torch.cat([problem.draw(pixels), problem.like.new_zeros(len(problem), 1)], dim=1)
+        start = torch.cat(
+            [draw_start(problem, self.start).flatten(1), problem.like.new_zeros(len(problem), 1)], dim=1
+        )
         found = match(
             problem,
             start,
