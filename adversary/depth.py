@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from adversary.balance import random_gradient
 from adversary.objectives import one_gradient
 from adversary.problem import Evidence, Problem
 from fedsim.defenses.upload import Values, identity
+
+SHALLOW = 0.15
+"""Share of a gradient's squared length that the shallow layers have, above which they drown the deep ones."""
 
 
 def deep_parameters(problem: Problem) -> list[str]:
@@ -40,6 +44,12 @@ def deep_parameters(problem: Problem) -> list[str]:
         for handle in handles:
             handle.remove()
     return [name for name in problem.target if name not in shallow]
+
+
+def shallow_share(problem: Problem, deep: Sequence[str]) -> float:
+    """Return what share of the squared length of a gradient the other parameters have, for random images."""
+    squares = {name: float(value.square().sum()) for name, value in random_gradient(problem).items()}
+    return 1 - sum(squares[name] for name in deep) / max(sum(squares.values()), 1e-300)
 
 
 def restricted(problem: Problem, names: Sequence[str]) -> Problem:

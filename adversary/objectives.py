@@ -41,8 +41,7 @@ def layer_squares(dummy: Values, seen: Evidence) -> Tensor:
     """
     gaps, shown = _outside(dummy, seen), _present(seen.target, seen)
     terms = []
-    for layer in dict.fromkeys(name.rpartition(".")[0] for name in shown):
-        names = [name for name in shown if name.rpartition(".")[0] == layer]
+    for names in _layers(shown):
         length = _square({name: shown[name] for name in names})
         gap = _square({name: gaps[name] for name in names})
         terms.append(torch.where(length > 0, gap / length.clamp(min=torch.finfo(length.dtype).tiny), 0.0))
@@ -60,6 +59,23 @@ def direction(dummy: Values, seen: Evidence) -> Tensor:
     if not seen.slack:
         return 2 * (1 - product / (_square(mine).sqrt() * _square(theirs).sqrt()))
     return relative_square(at_length(dummy, seen), seen)
+
+
+def layer_directions(dummy: Values, seen: Evidence) -> Tensor:
+    """Return the mean over layers of `2 (1 - cos(g_l, g*_l))`: `direction` where each layer has the same say.
+
+    A layer is a module's parameters together. One that shows nothing is left out. Intervals are not looked
+    at.
+    """
+    mine, theirs = _present(dummy, seen), _present(seen.target, seen)
+    terms = []
+    for names in _layers(theirs):
+        product = torch.stack([(mine[name] * theirs[name]).sum() for name in names]).sum()
+        squares = [_square({name: part[name] for name in names}) for part in (mine, theirs)]
+        lengths = [square.clamp(min=torch.finfo(square.dtype).tiny).sqrt() for square in squares]
+        distance = 2 * (1 - product / (lengths[0] * lengths[1]))
+        terms.append(torch.where(squares[1] > 0, distance, 0.0))
+    return torch.stack(terms).mean()
 
 
 def at_length(dummy: Values, seen: Evidence) -> dict[str, Tensor]:
@@ -134,6 +150,14 @@ def _outside(dummy: Values, seen: Evidence) -> dict[str, Tensor]:
 
 def _length(seen: Evidence) -> Tensor:
     return _square(_present(seen.target, seen))
+
+
+def _layers(values: Values) -> list[list[str]]:
+    """Return the names of the parameters, those of a module together."""
+    layers: dict[str, list[str]] = {}
+    for name in values:
+        layers.setdefault(name.rpartition(".")[0], []).append(name)
+    return list(layers.values())
 
 
 def _square(values: Values) -> Tensor:

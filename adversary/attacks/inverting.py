@@ -1,5 +1,6 @@
 """Inverting Gradients."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,11 +10,12 @@ from torch import Tensor
 from adversary.attacks.match import match
 from adversary.attacks.outcome import judged
 from adversary.attacks.prior_weights import prior_weights
+from adversary.balance import Weighting
 from adversary.batchnorm import Statistics, statistics_gap
-from adversary.depth import deep_parameters, observed_gradient, restricted
+from adversary.depth import SHALLOW, deep_parameters, observed_gradient, restricted, shallow_share
 from adversary.labels import Rule, infer_labels
 from adversary.lockstep import lockstep
-from adversary.objectives import direction, matching
+from adversary.objectives import direction, layer_directions, matching
 from adversary.optimizers.adam import adam, cosine_decay, shifted, step_decay
 from adversary.optimizers.lbfgs import Evaluate
 from adversary.precision import cast, is_smooth
@@ -21,6 +23,9 @@ from adversary.priors import mean_variation, total_variation
 from adversary.problem import Attempt, Evidence, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
+
+VARIATION, VARIATION_ALIKE = 0.1, 5.0
+"""Default weights of the total variation: with one cosine over all layers, and with one a layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +49,25 @@ class InvertingGradients:
     """Of the learning rate; `step` is the paper's: tenfold at 3/8, 5/8 and 7/8."""
     signed: bool = True
     """Whether Adam sees the gradient's sign only."""
-    tv: float = 0.1
-    """Weight of the total variation, by Adam (paper: 1e-6 to 1e-1, not relative)."""
+    weighting: Weighting = "auto"
+    """By Adam: one cosine over all layers (`length`, the paper's), or one a layer, and their mean (`layers`).
+
+    `auto` takes the latter where the shallow layers would drown the deep ones, as they do with trained
+    weights and in train mode, unless there is noise to weigh, an interval, a simulated defence, or the
+    client's own BatchNorm statistics to go by.
+    """
+    tv: float | None = None
+    """Weight of the total variation, by Adam: by default 0.1, and 5 with one cosine a layer.
+
+    Paper: 1e-6 to 1e-1, not relative.
+    """
     relative: bool = True
     """Whether `tv` is in units of D where the search stands: it minimises log D + tv TV."""
     deep: float = 0.8
-    """Share of Adam's evaluations, the first ones, that match the deep layers only (paper: 0)."""
+    """Share of Adam's evaluations, the first ones, that match the deep layers only (paper: 0).
+
+    None with one cosine a layer.
+    """
     batchnorm: float = 1.0
     """Weight of the gap to the BatchNorm statistics of the client's own batch, by Adam, where granted."""
     start: Start = "grey"
@@ -64,7 +82,7 @@ class InvertingGradients:
     def __post_init__(self) -> None:
         require(self.max_evaluations >= 1, "max_evaluations", self.max_evaluations, "at least 1")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
-        require(self.tv >= 0, "tv", self.tv, "at least 0")
+        require(self.tv is None or self.tv >= 0, "tv", self.tv, "at least 0")
         require(0 <= self.deep <= 1, "deep", self.deep, "0 to 1")
         require(self.batchnorm >= 0, "batchnorm", self.batchnorm, "at least 0")
 
@@ -94,9 +112,11 @@ class InvertingGradients:
         decay = cosine_decay if self.decay == "cosine" else step_decay
         rate = decay(self.learning_rate, self.max_evaluations)
         points, spent = start.flatten(1), torch.zeros(len(start), dtype=torch.int64)
-        for first, last, part in self._stages(problem):
+        deep = deep_parameters(problem)
+        alike = self._alike(problem, deep)
+        for first, last, part in self._stages(problem, [] if alike else deep):
             found = adam(
-                self._evaluator(problem, part, start.shape[1:], labels),
+                self._evaluator(problem, part, start.shape[1:], labels, alike),
                 points,
                 shifted(rate, first),
                 max_evaluations=last - first,
@@ -107,29 +127,45 @@ class InvertingGradients:
             points, spent = found.points, spent + found.evaluations
         return judged(problem, points.reshape(start.shape), labels, spent)
 
-    def _stages(self, problem: Problem) -> list[tuple[int, int, Problem]]:
+    def _alike(self, problem: Problem, deep: Sequence[str]) -> bool:
+        """Return whether each layer has a cosine of its own."""
+        if self.weighting != "auto":
+            return self.weighting == "layers"
+        noisy = problem.knowledge is not None and problem.knowledge.noise_std > 0
+        led = noisy or problem.slack or self._statistics(problem)
+        return 0 < len(deep) < len(problem.target) and not led and shallow_share(problem, deep) > SHALLOW
+
+    def _statistics(self, problem: Problem) -> Statistics:
+        """Return the client's own BatchNorm statistics, where they are granted and have weight.
+
+        Where the client trains in train mode the search seldom finds the basin of the image without them.
+        """
+        return dict(problem.statistics) if problem.own_statistics and self.batchnorm > 0 else {}
+
+    def _stages(self, problem: Problem, deep: Sequence[str]) -> list[tuple[int, int, Problem]]:
         """Return the first evaluation of each stage, the first after it, and the evidence it matches."""
-        deep = deep_parameters(problem) if self.deep > 0 else []
         if not 0 < len(deep) < len(problem.target):
             return [(0, self.max_evaluations, problem)]
         mark = round(self.deep * self.max_evaluations)
         stages = [(0, mark, restricted(problem, deep)), (mark, self.max_evaluations, problem)]
         return [stage for stage in stages if stage[0] < stage[1]]
 
-    def _evaluator(self, problem: Problem, part: Problem, shape: torch.Size, labels: Tensor) -> Evaluate:
+    def _evaluator(
+        self, problem: Problem, part: Problem, shape: torch.Size, labels: Tensor, alike: bool
+    ) -> Evaluate:
         """Return what matches the evidence of a part of the problem."""
-        distance = matching(part, observed_gradient, compare=direction)
+        distance = matching(part, observed_gradient, compare=layer_directions if alike else direction)
+        tv = (VARIATION_ALIKE if alike else VARIATION) if self.tv is None else self.tv
         weights = prior_weights(problem)[-1]
         noisy = bool((weights > 0).any())
-        # Where the client trains in train mode the search seldom finds the basin of the image without them.
-        statistics = problem.statistics if problem.own_statistics and self.batchnorm > 0 else {}
+        statistics = self._statistics(problem)
 
         def loss(
             point: Tensor, fixed: Tensor, seen: tuple[Evidence, ...], wanted: Statistics, weight: Tensor
         ) -> Tensor:
             images = point.reshape(shape)
             value = distance(images, fixed, seen) / 2
-            variation = self.tv * mean_variation(images)
+            variation = tv * mean_variation(images)
             value = value + (variation * value.detach() if self.relative else variation)
             if wanted:
                 value = value + self.batchnorm * statistics_gap(problem.model, images, wanted, relative=True)

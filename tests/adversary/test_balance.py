@@ -5,7 +5,7 @@ from torch import nn
 
 from adversary.attacks.idlg import IDLG
 from adversary.balance import LOPSIDED, balance, layers_alike
-from adversary.objectives import layer_squares, relative_square
+from adversary.objectives import direction, layer_directions, layer_squares, relative_square
 from adversary.problem import Evidence, Problem, frozen_model
 from adversary.reconstruct import reconstruct
 from fedsim.defenses.upload import Adaptive
@@ -49,6 +49,23 @@ def test_layers_alike_does_not_care_for_the_length_of_a_layer() -> None:
         layer_squares(alone[0], Evidence(alone[1], {}, {})),
         relative_square(alone[0], Evidence(alone[1], {}, {})),
     )
+
+
+def test_directions_of_layers_are_those_of_each_alone_and_care_for_no_length() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dummy = {name: torch.randn(5, generator=generator) for name in ("a.weight", "a.bias", "b.weight")}
+    target = {name: torch.randn(5, generator=generator) for name in dummy}
+    alone = [
+        direction({n: dummy[n] for n in names}, Evidence({n: target[n] for n in names}, {}, {}))
+        for names in (("a.weight", "a.bias"), ("b.weight",))
+    ]
+    found = layer_directions(dummy, Evidence(target, {}, {}))
+    torch.testing.assert_close(found, torch.stack(alone).mean())
+    scaled = {name: value * (1e-6 if name.startswith("a") else 3) for name, value in dummy.items()}
+    torch.testing.assert_close(layer_directions(scaled, Evidence(target, {}, {})), found)
+    masks = {"b.weight": torch.zeros(5, dtype=torch.bool)}
+    hidden = layer_directions(dummy, Evidence(target, masks, {}))
+    torch.testing.assert_close(hidden, alone[0] / 2)
 
 
 def test_a_layer_that_shows_nothing_is_left_out() -> None:

@@ -3,11 +3,13 @@
 from dataclasses import replace
 from functools import partial
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from adversary.attacks.inverting import InvertingGradients
-from adversary.depth import deep_parameters, observed_gradient, restricted
+from adversary.balance import Weighting, random_gradient
+from adversary.depth import SHALLOW, deep_parameters, observed_gradient, restricted, shallow_share
 from adversary.metrics import psnr
 from adversary.optimizers.adam import adam, shifted, step_decay
 from adversary.problem import Problem, frozen_model
@@ -15,6 +17,7 @@ from fedsim.defenses.upload import Adaptive
 from fedsim.tasks.classification import ClassificationTask
 
 SHAPE = (1, 8, 8)
+WEIGHTINGS: tuple[Weighting, ...] = ("auto", "layers")
 
 
 def pooled(width: int = 16) -> nn.Module:
@@ -86,9 +89,10 @@ def test_the_deep_layers_alone_find_the_image_and_neighbours_do_not_matter() -> 
 
 def test_stages_share_the_budget_and_the_schedule() -> None:
     problem = problem_of(partial(pooled), pictures(1), [1])
+    names = deep_parameters(problem)
     for deep, stages in ((0.0, [(0, 40)]), (0.75, [(0, 30), (30, 40)]), (1.0, [(0, 40)])):
         attack = InvertingGradients(max_evaluations=40, optimizer="adam", deep=deep)
-        assert [stage[:2] for stage in attack._stages(problem)] == stages
+        assert [stage[:2] for stage in attack._stages(problem, names)] == stages
         assert attack.attack(problem).evaluations.tolist() == [40]
     rate = step_decay(1.0, 8)
     assert [shifted(rate, 5)(step) for step in range(3)] == [rate(5), rate(6), rate(7)]
@@ -101,7 +105,8 @@ def test_variation_weighs_in_units_of_the_distance() -> None:
     def of(**options: float | bool) -> tuple[Tensor, Tensor]:
         attack = InvertingGradients(**options)  # type: ignore[arg-type]
         assert problem.labels is not None
-        return attack._evaluator(problem, problem, torch.Size((1, *SHAPE)), problem.labels)(point, rows)
+        shape = torch.Size((1, *SHAPE))
+        return attack._evaluator(problem, problem, shape, problem.labels, alike=False)(point, rows)
 
     bare, slope = of(tv=0.0)
     absolute, steep = of(tv=1e-3, relative=False)
@@ -123,3 +128,47 @@ def test_the_last_point_is_kept_unless_the_loss_breaks() -> None:
     found = adam(jitter, torch.zeros(2, 1), lambda _step: 1.0, max_evaluations=4, keep="last")
     torch.testing.assert_close(found.points, torch.tensor([[-4.0], [0.0]]))
     assert found.losses.tolist() == [1.0, 1.0]
+
+
+def lopsided(build: partial[nn.Module], factor: float) -> Problem:
+    """The problem of a model whose classifier's weights, and so the gradients of all before, are scaled."""
+    task = ClassificationTask(build, SHAPE, 4)
+    weights = dict(task.build(3).state_dict())
+    weights["8.weight"] = factor * weights["8.weight"]
+    model = frozen_model(task, weights, mode="eval")
+    bare = Problem(task=task, model=model, target={}, seeds=())
+    gradient = bare.gradient(pictures(1), torch.tensor([1]))
+    target = {name: value[None] for name, value in gradient.items()}
+    return Problem(task=task, model=model, target=target, seeds=(0,), labels=torch.tensor([[1]]))
+
+
+def test_the_shallow_share_is_that_of_a_random_images_gradient() -> None:
+    problem = lopsided(partial(pooled), 1.0)
+    deep = deep_parameters(problem)
+    squares = {name: float(value.square().sum()) for name, value in random_gradient(problem).items()}
+    expected = sum(value for name, value in squares.items() if name not in deep) / sum(squares.values())
+    assert shallow_share(problem, deep) == pytest.approx(expected)
+    assert shallow_share(problem, list(problem.target)) == pytest.approx(0)
+
+
+def test_layers_have_a_cosine_each_where_the_shallow_would_drown_the_deep() -> None:
+    mild, steep = (lopsided(partial(pooled), factor) for factor in (0.1, 100.0))
+    deep = deep_parameters(steep)
+    assert shallow_share(mild, deep) < SHALLOW < shallow_share(steep, deep)
+    attack = InvertingGradients()
+    assert (attack._alike(mild, deep), attack._alike(steep, deep)) == (False, True)
+    assert InvertingGradients(weighting="layers")._alike(mild, deep)
+    assert not InvertingGradients(weighting="length")._alike(steep, deep)
+    assert not attack._alike(replace(steep, knowledge=Adaptive(noise_std=0.1)), deep)
+    assert not attack._alike(replace(steep, slack=steep.target), deep)
+    granted = {"1": (torch.zeros(1, 16), torch.ones(1, 16))}
+    assert attack._alike(replace(steep, statistics=granted), deep)
+    assert not attack._alike(replace(steep, statistics=granted, own_statistics=True), deep)
+
+
+def test_a_cosine_a_layer_finds_the_image() -> None:
+    problem = lopsided(partial(pooled), 100.0)
+    options = [InvertingGradients(max_evaluations=100, weighting=how) for how in WEIGHTINGS]
+    auto, layers = (attack.attack(problem).images[0].double() for attack in options)
+    assert torch.equal(auto, layers)
+    assert psnr(auto, pictures(1)) > 20
