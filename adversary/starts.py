@@ -5,11 +5,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from adversary.coordinates import Chart
 from adversary.problem import Problem
 
-Start = Literal["normal", "uniform", "grey", "patterned"]
+Start = Literal["normal", "uniform", "grey", "natural", "patterned"]
 """How the images to start from are drawn; each capture's follow from its own seed."""
 
+FAINT = 0.05
+"""Standard deviation of a natural start in natural coordinates."""
 TILES = 4
 """A patterned start repeats its patch so many times along each side."""
 
@@ -20,6 +23,7 @@ def draw_start(problem: Problem, start: Start) -> Tensor:
     - `normal`: N(0, 1) a pixel (DLG, Inverting Gradients);
     - `uniform`: U(0, 1) a pixel;
     - `grey`: 0.5 with faint noise (standard deviation 0.01), so that restarts differ;
+    - `natural`: 0.5 with faint noise of the spectrum of images (`adversary.coordinates`);
     - `patterned`: a U(0, 1) patch of a quarter of each side, repeated over the image (CPL, Wei et al. 2020,
       arXiv 2004.10397).
     """
@@ -28,6 +32,9 @@ def draw_start(problem: Problem, start: Start) -> Tensor:
     noise = problem.draw_images()
     if start == "uniform":
         return _uniform(noise)
+    if start == "natural":
+        chart = Chart(tuple(problem.task.input_shape))
+        return chart.images(FAINT * noise.flatten(2))
     return 0.5 + 0.01 * noise if start == "grey" else noise
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from adversary.attacks.match import match
 from adversary.balance import Weighting, layers_alike
+from adversary.coordinates import Chart, Coordinates
 from adversary.precision import Precision
 from adversary.priors import box
 from adversary.problem import Attempt, Problem
@@ -28,8 +29,10 @@ class DLG:
 
     max_evaluations: int = 6000
     """Evaluations of the matching loss and its gradient, a start; the paper's 300 steps are up to 6,000."""
-    start: Start = "normal"
-    """Where images start: `adversary.starts.draw_start`."""
+    start: Start = "natural"
+    """Where images start: `adversary.starts.draw_start` (paper: normal)."""
+    coordinates: Coordinates = "natural"
+    """What the search moves: `adversary.coordinates.Chart` (paper: pixels)."""
     precision: Precision = "mixed"
     """`mixed`: float32 down to a loss of 1e-8, then float64; `double`: float64 throughout."""
     weighting: Weighting = "auto"
@@ -44,16 +47,16 @@ class DLG:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images and labels found from one start per capture."""
-        shape = (problem.batch_size, *problem.task.input_shape)
-        pixels, classes = prod(shape), problem.task.num_classes
+        batch, classes = problem.batch_size, problem.task.num_classes
+        pixels = batch * prod(problem.task.input_shape)
+        chart = Chart(tuple(problem.task.input_shape), self.coordinates)
 
         def split(variables: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
-            logits = variables[pixels:].reshape(problem.batch_size, classes)
-            return variables[:pixels].reshape(shape), torch.softmax(logits, dim=1)
+            images = chart.images(variables[:pixels].reshape(batch, -1))
+            return images, torch.softmax(variables[pixels:].reshape(batch, classes), dim=1)
 
-        start = problem.draw(pixels + problem.batch_size * classes)
-        if self.start != "normal":
-            start[:, :pixels] = draw_start(problem, self.start).flatten(1)
+        start = problem.draw(pixels + batch * classes)
+        start[:, :pixels] = chart.of(draw_start(problem, self.start)).flatten(1)
         unused = torch.zeros(len(problem), 1, device=start.device)
         alike = layers_alike(problem, self.weighting)
         found = match(
@@ -66,9 +69,9 @@ class DLG:
             compare=alike,
             penalty=(lambda variables: box(split(variables, variables)[0]) / pixels) if alike else None,
         )
-        logits = found.variables[:, pixels:].reshape(len(problem), problem.batch_size, classes)
+        logits = found.variables[:, pixels:].reshape(len(problem), batch, classes)
         return Attempt(
-            images=found.variables[:, :pixels].reshape(len(problem), *shape),
+            images=chart.images(found.variables[:, :pixels].reshape(len(problem), batch, -1)),
             labels=logits.argmax(dim=2),
             losses=found.losses,
             evaluations=found.evaluations,

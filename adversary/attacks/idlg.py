@@ -8,6 +8,7 @@ from torch import Tensor
 
 from adversary.attacks.match import match
 from adversary.balance import Weighting, layers_alike
+from adversary.coordinates import Chart, Coordinates
 from adversary.labels import Rule, infer_labels
 from adversary.precision import Precision
 from adversary.priors import box
@@ -29,8 +30,10 @@ class IDLG:
 
     max_evaluations: int = 6000
     """Evaluations of the matching loss and its gradient, a start; the paper's 300 steps are up to 6,000."""
-    start: Start = "normal"
-    """Where images start: `adversary.starts.draw_start`."""
+    start: Start = "natural"
+    """Where images start: `adversary.starts.draw_start` (paper: normal)."""
+    coordinates: Coordinates = "natural"
+    """What the search moves: `adversary.coordinates.Chart` (paper: pixels)."""
     precision: Precision = "mixed"
     """`mixed`: float32 down to a loss of 1e-8, then float64; `double`: float64 throughout."""
     weighting: Weighting = "auto"
@@ -48,14 +51,15 @@ class IDLG:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, and the labels that were read off."""
-        shape = (problem.batch_size, *problem.task.input_shape)
-        pixels = prod(shape)
+        pixels = problem.batch_size * prod(problem.task.input_shape)
         labels = infer_labels(problem, self.labels) if problem.labels is None else problem.labels
 
-        def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-            return variables.reshape(shape), fixed
+        chart = Chart(tuple(problem.task.input_shape), self.coordinates)
 
-        start = draw_start(problem, self.start).flatten(1)
+        def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+            return chart.images(variables.reshape(problem.batch_size, -1)), fixed
+
+        start = chart.of(draw_start(problem, self.start)).flatten(1)
         alike = layers_alike(problem, self.weighting)
         found = match(
             problem,
@@ -68,7 +72,7 @@ class IDLG:
             penalty=(lambda variables: box(split(variables, variables)[0]) / pixels) if alike else None,
         )
         return Attempt(
-            images=found.variables.reshape(len(problem), *shape),
+            images=chart.images(found.variables.reshape(len(problem), problem.batch_size, -1)),
             labels=labels,
             losses=found.losses,
             evaluations=found.evaluations,

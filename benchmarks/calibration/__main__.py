@@ -1,8 +1,10 @@
 """The papers' tables, had again.
 
-    python -m benchmarks.calibration idlg|dlg|batches|resnet|defenses|cases|prior|inverting|repeats|local
+    python -m benchmarks.calibration WHAT
         [--data FILE.npz] [--n N] [--seed S] [--json OUT]
     python -m benchmarks.calibration table FILE.json ... [--into docs/calibration.md]
+
+WHAT is idlg, dlg, coordinates, batches, resnet, defenses, cases, prior, inverting, repeats or local.
 
 Random pairs of image and start: images drawn from the training half of the data (default: the embedded
 Fashion-MNIST), gradients in float32 as a client computes them, `--per-weights` captures for each draw of
@@ -27,6 +29,7 @@ from benchmarks.calibration.settings import (
     Setting,
     batches,
     cases,
+    coordinates,
     defenses,
     inverting,
     lenet,
@@ -52,6 +55,7 @@ from fedsim.options import build, require
 
 ATTACK = {
     "batches": "dlg",
+    "coordinates": "idlg",
     "resnet": "dlg",
     "defenses": "dlg",
     "cases": "idlg",
@@ -62,6 +66,7 @@ ATTACK = {
 HELP = {
     "idlg": "iDLG on LeNet, batch 1",
     "dlg": "DLG on LeNet, batch 1",
+    "coordinates": "LeNet, batch 1: natural coordinates and pixels, each from grey and from noise",
     "batches": "DLG on LeNet, several images a batch",
     "resnet": "DLG on ResNet-20 and ResNet-56 with sigmoid and without strides",
     "defenses": "DLG's table of defences: naive and adaptive",
@@ -71,7 +76,10 @@ HELP = {
     "repeats": "batches of different labels, and of one that all images share",
     "local": "several local steps: epochs E in batches of B",
 }
-DEFAULT_N = {"resnet": 5, "defenses": 10, "cases": 40, "prior": 8, "inverting": 3, "repeats": 5, "local": 3}
+DEFAULT_N = {
+    **{"coordinates": 10, "resnet": 5, "defenses": 10, "cases": 40},
+    **{"prior": 8, "inverting": 3, "repeats": 5, "local": 3},
+}
 
 
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
@@ -80,6 +88,8 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     match arguments.what:
         case "idlg" | "dlg":
             return lenet(arguments.what, arguments.restarts, options)
+        case "coordinates":
+            return coordinates(arguments.attack, options)
         case "batches":
             return batches(arguments.batches, arguments.attack, options, arguments.restarts, arguments.prior)
         case "resnet":

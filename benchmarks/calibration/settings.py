@@ -50,6 +50,20 @@ def lenet(attack: str, restarts: int, options: Mapping[str, Any]) -> list[Settin
     return [Setting(name="batch 1", victim=Victim(), attack=attack, options=options, restarts=restarts)]
 
 
+def coordinates(attack: str, options: Mapping[str, Any]) -> list[Setting]:
+    """Return LeNet with what the search moves and where it starts: natural coordinates and pixels."""
+    return [
+        Setting(
+            name=f"{moved} from {start}",
+            victim=Victim(),
+            attack=attack,
+            options={"coordinates": moved, "start": start, **options},
+        )
+        for moved in ("natural", "pixels")
+        for start in ("natural", "normal")
+    ]
+
+
 def batches(
     sizes: list[int], attack: str, options: Mapping[str, Any], restarts: int, prior: float
 ) -> list[Setting]:

@@ -79,9 +79,11 @@ _SIMILARITY: dict[str, Cell] = {
     "PSNR": lambda _, found: show(found["mean_psnr"]),
     **_COST,
 }
+_MEASURED = {name: cell for name, cell in _PLAIN.items() if name != "published"}
 COLUMNS: dict[str, tuple[dict[str, Cell], ...]] = {
     "idlg": (_PLAIN, _FIDELITY),
     "dlg": (_PLAIN, _FIDELITY),
+    "coordinates": (_MEASURED,),
     "batches": (_BATCHES,),
     "resnet": (_BATCHES,),
     "defenses": (_SIMILARITY,),
