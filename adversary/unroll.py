@@ -1,9 +1,11 @@
 """A client's local training unrolled: its update as a differentiable function of the images it trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import vmap
 
 from adversary.problem import Evidence, Problem
 from fedsim.training import Recipe
@@ -11,6 +13,8 @@ from fedsim.training.batches import number_of_batches
 
 Batch = tuple[Tensor, Tensor]
 """Images (b, *input_shape) and labels (b,) of one step."""
+Loss = Callable[[nn.Module], Tensor]
+"""The loss of one step, of the model."""
 
 
 def recipe_of(problem: Problem) -> Recipe:
@@ -29,6 +33,13 @@ def recipe_of(problem: Problem) -> Recipe:
 def number_of_epochs(recipe: Recipe, examples: int) -> int:
     """Return in how many passes over so many examples the client's steps lie, the last perhaps unfinished."""
     return -(-number_of_batches(recipe, examples) // _steps_per_epoch(recipe, examples))
+
+
+def batch_sizes(recipe: Recipe, examples: int) -> list[int]:
+    """Return the sizes of an epoch's batches."""
+    if recipe.algorithm == "fedsgd":
+        return [examples]
+    return [min(recipe.batch_size, examples - first) for first in range(0, examples, recipe.batch_size)]
 
 
 def batches_of(recipe: Recipe, images: Tensor, labels: Tensor, examples: int) -> list[Batch]:
@@ -53,7 +64,16 @@ def batches_of(recipe: Recipe, images: Tensor, labels: Tensor, examples: int) ->
 
 
 def unrolled_update(problem: Problem, recipe: Recipe, batches: Sequence[Batch]) -> dict[str, Tensor]:
-    r"""Return what SGD makes of the global weights $w$ in these batches, as a difference, by parameter.
+    """Return what SGD makes of the global weights in these batches: see `descent`."""
+
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        return problem.task.loss(model, images, labels)
+
+    return descent(problem, recipe, [partial(loss, images=x, labels=y) for x, y in batches])
+
+
+def descent(problem: Problem, recipe: Recipe, losses: Iterable[Loss]) -> dict[str, Tensor]:
+    r"""Return what SGD makes of the global weights $w$ by these losses, as a difference, by parameter.
 
     $v \leftarrow \beta v + \nabla L_k(w + u) + \lambda (w + u); \quad u \leftarrow u - \eta v$ from zero,
 
@@ -63,9 +83,9 @@ def unrolled_update(problem: Problem, recipe: Recipe, batches: Sequence[Batch]) 
     start = dict(problem.model.named_parameters())
     update = {name: torch.zeros_like(value) for name, value in start.items()}
     velocity = update
-    for images, labels in batches:
+    for loss in losses:
         here = {name: value + update[name] for name, value in start.items()}
-        gradient = problem.gradient(images, labels, here)
+        gradient = problem.gradient_of(loss, here)
         velocity = {
             name: recipe.momentum * velocity[name] + value + recipe.weight_decay * here[name]
             for name, value in gradient.items()
@@ -80,8 +100,38 @@ def unrolled(problem: Problem, images: Tensor, labels: Tensor, seen: Evidence) -
     A `gradient` upload of several steps is `-update / learning_rate`. For `adversary.objectives.matching`.
     """
     recipe = recipe_of(problem)
-    update = unrolled_update(problem, recipe, batches_of(recipe, images, labels, problem.batch_size))
-    unit = problem.unit if problem.unit < 0 else -recipe.learning_rate * problem.unit
+    batches = batches_of(recipe, images, labels, problem.batch_size)
+    return _in_unit(problem, unrolled_update(problem, recipe, batches))
+
+
+def unrolled_shares(
+    problem: Problem,
+    images: Tensor,
+    labels: Tensor,
+    seen: Evidence,  # noqa: ARG001
+    *,
+    weights: Tensor,
+) -> Mapping[str, Tensor]:
+    """Return the same where every step sees all images of its epoch, each with a weight, (E, S, N).
+
+    Images (sets, N, *input_shape) serve the epochs in turn, labels (N,) all of them. With the weights 1 / b
+    in a batch of b and 0 outside it is `unrolled`.
+    """
+    recipe = recipe_of(problem)
+    per_epoch = weights.shape[1]
+
+    def loss(model: nn.Module, step: int) -> Tensor:
+        epoch, position = divmod(step, per_epoch)
+        each = vmap(lambda x, y: problem.task.loss(model, x[None], y[None]))
+        own: Tensor = each(images[epoch % len(images)], labels)
+        return (weights[epoch, position] * own).sum()
+
+    steps = range(number_of_batches(recipe, problem.batch_size))
+    return _in_unit(problem, descent(problem, recipe, (partial(loss, step=step) for step in steps)))
+
+
+def _in_unit(problem: Problem, update: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    unit = problem.unit if problem.unit < 0 else -recipe_of(problem).learning_rate * problem.unit
     return {name: value / unit for name, value in update.items()}
 
 

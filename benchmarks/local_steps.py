@@ -61,9 +61,9 @@ Way = tuple[str, str, Mapping[str, Any]]
 WAYS: tuple[Way, ...] = (
     ("as one gradient", "idlg", {}),
     ("surrogate point", "sme", {}),
-    ("unrolled, an order drawn", "local_steps", {"orders": 1}),
-    ("unrolled, up to 36 orders tried", "local_steps", {}),
-    ("unrolled, epochs apart", "epoch_invariant", {"orders": 1}),
+    ("unrolled, an order drawn", "local_steps", {"batches": "drawn"}),
+    ("unrolled, batches searched", "local_steps", {}),
+    ("unrolled, epochs apart", "epoch_invariant", {}),
 )
 
 

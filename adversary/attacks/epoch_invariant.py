@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from adversary.attacks.local_steps import Objective, Optimizer, Search, match_steps
+from adversary.attacks.local_steps import Batches, Objective, Optimizer, Search, match_steps
 from adversary.matching import match
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start
@@ -35,8 +35,8 @@ class EpochInvariant:
     """`lbfgs`, or `adam` on the gradient's sign; `auto`: L-BFGS where the model is smooth."""
     smoothness: float = 0.0
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
-    orders: int = 36
-    """Where images can be batched in no more ways than this, all are tried, on half of the evaluations."""
+    batches: Batches = "searched"
+    """Which images met: `searched`, or `drawn`, anew for each restart, as where BatchNorm ties a batch."""
     start: Start = "grey"
     """Where images start, the same in each set: `adversary.starts.draw_start`."""
     statistic: Statistic = "mean"
@@ -51,14 +51,15 @@ class EpochInvariant:
     unrolls: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._search.check()
+        self.search.check()
         require(0 <= self.weight < float("inf"), "weight", self.weight, "weight >= 0")
         require(self.channels >= 0, "channels", self.channels, "0 or more")
 
     @property
-    def _search(self) -> Search:
+    def search(self) -> Search:
+        """Return the options that the attacks on local steps share."""
         return Search(
-            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.orders, self.start
+            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.batches, self.start
         )
 
     def attack(self, problem: Problem) -> Attempt:
@@ -71,7 +72,7 @@ class EpochInvariant:
             return self.weight * spread(features, self.statistic)
 
         sets = number_of_epochs(recipe_of(problem), problem.batch_size)
-        found = match_steps(problem, self._search, sets=sets, penalty=penalty)
+        found = match_steps(problem, self.search, sets=sets, penalty=penalty)
         return Attempt(
             images=torch.stack([average(s, y) for s, y in zip(found.images, found.labels, strict=True)]),
             labels=found.labels,

@@ -1,27 +1,31 @@
 """Local training inverted: the client's steps unrolled, and the difference of weights matched."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, product
-from math import comb, prod
+from math import prod
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adversary.attacks.match import Matched, Penalty, by_lbfgs, by_signed_adam, match
+from adversary.attacks.match import Objective as Loss
+from adversary.attacks.match import Penalty, by_lbfgs, by_signed_adam, match
+from adversary.batching import averages_images, shares
 from adversary.labels import infer_labels
-from adversary.objectives import direction, matching
+from adversary.objectives import Comparison, direction, matching
 from adversary.precision import is_smooth
 from adversary.problem import Attempt, Evidence, Problem
 from adversary.starts import Start, draw_start
-from adversary.unroll import batches_of, recipe_of, unrolled
+from adversary.unroll import batch_sizes, number_of_epochs, recipe_of, unrolled, unrolled_shares
 from fedsim.options import require
 from fedsim.seeds import derive
 
 Objective = Literal["square", "cosine"]
 Optimizer = Literal["auto", "adam", "lbfgs"]
+Batches = Literal["searched", "drawn"]
+
+SPREAD = 0.5
+"""Standard deviation of the logits of images' shares in batches at the start: restarts begin apart."""
 
 
 class Search(NamedTuple):
@@ -31,14 +35,13 @@ class Search(NamedTuple):
     objective: Objective
     optimizer: Optimizer
     smoothness: float
-    orders: int
+    batches: Batches
     start: Start
 
     def check(self) -> None:
         """Raise InputError for an option that is out of range."""
         require(self.max_evaluations >= 1, "max_evaluations", self.max_evaluations, "at least 1")
         require(0 <= self.smoothness < float("inf"), "smoothness", self.smoothness, "smoothness >= 0")
-        require(self.orders >= 1, "orders", self.orders, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,7 @@ class LocalSteps:
 
     Geiping et al., Inverting Gradients (NeurIPS 2020), section 5 (federated averaging); `objective =
     "cosine"` with `optimizer = "adam"` is the paper's. Which images met in a batch is unknown, and decides:
-    where there are few ways, all are tried and the one of least loss goes on; else the order of every epoch
-    is drawn, anew for each restart.
+    it is searched along with the images, as the share of each in each batch (`adversary.batching`).
     """
 
     max_evaluations: int = 4000
@@ -61,8 +63,8 @@ class LocalSteps:
     """`lbfgs`, or `adam` on the gradient's sign; `auto`: L-BFGS where the model is smooth."""
     smoothness: float = 0.0
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
-    orders: int = 36
-    """Where images can be batched in no more ways than this, all are tried, on half of the evaluations."""
+    batches: Batches = "searched"
+    """Which images met: `searched`, or `drawn`, anew for each restart, as where BatchNorm ties a batch."""
     start: Start = "grey"
     """Where images start: `adversary.starts.draw_start`."""
 
@@ -71,17 +73,18 @@ class LocalSteps:
     unrolls: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        self._search.check()
+        self.search.check()
 
     @property
-    def _search(self) -> Search:
+    def search(self) -> Search:
+        """Return the options that the attacks on local steps share."""
         return Search(
-            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.orders, self.start
+            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.batches, self.start
         )
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, in the order of their labels."""
-        found = match_steps(problem, self._search, sets=1)
+        found = match_steps(problem, self.search, sets=1)
         return Attempt(
             images=found.images[:, 0],
             labels=found.labels,
@@ -109,105 +112,84 @@ def match_steps(problem: Problem, search: Search, *, sets: int, penalty: Penalty
     `penalty` is a function of a capture's images (sets, B, *input_shape).
     """
     shape = (sets, problem.batch_size, *problem.task.input_shape)
-    known = infer_labels(problem) if problem.labels is None else problem.labels
-    solve = partial(_solve, search=search, shape=shape, penalty=penalty)
-    drawn = draw_start(problem, search.start)[:, None]  # all sets start alike
-    start, evaluations = drawn.expand(-1, *shape).flatten(1), search.max_evaluations
-    tried = epoch_orders(problem, search.orders)  # (P, K, E, B)
-    number = tried.shape[1]
-    spent = torch.zeros(len(problem), dtype=torch.int64)
-    if number > 1:
-        budget = max(2, evaluations // (2 * number))
-        evaluations = max(2, evaluations - number * budget)
-        wide = [row for row in range(len(problem)) for _ in range(number)]
-        first = solve(problem.select(wide), start[wide], known[wide], tried.flatten(0, 1), budget)
-        best = first.losses.nan_to_num(torch.inf).reshape(len(problem), number).argmin(dim=1)
-        rows = torch.arange(len(problem), device=best.device)
-        start, tried = (
-            first.variables.reshape(len(problem), number, -1)[rows, best],
-            tried[rows, best][:, None],
-        )
-        spent = first.evaluations.reshape(len(problem), number).sum(dim=1)
-    found = solve(problem, start, known, tried[:, 0], evaluations)
+    pixels = prod(shape)
+    labels = infer_labels(problem) if problem.labels is None else problem.labels
+    by_lines = search.optimizer == "lbfgs" or (search.optimizer == "auto" and is_smooth(problem))
+    images = draw_start(problem, search.start)[:, None].expand(-1, *shape).flatten(1)  # all sets start alike
+    several = len(batch_sizes(recipe_of(problem), problem.batch_size)) > 1
+    if several and search.batches == "searched" and averages_images(problem.model):
+        # Signed Adam moves within [0, 1], which has to hold the logits of a settled batching.
+        more, loss = in_shares(problem, search, shape, reach=1.0 if by_lines else 10.0)
+        start, fixed = torch.cat([images, more], dim=1), labels
+    else:
+        loss = _in_order(problem, search, shape)
+        start, fixed = images, torch.cat([labels[:, None], drawn_orders(problem)], dim=1).flatten(1)
+    found = match(
+        problem,
+        start,
+        fixed,
+        lambda variables, rest: (variables[:pixels].reshape(shape), rest),
+        max_evaluations=search.max_evaluations,
+        objective=loss,
+        penalty=None if penalty is None else lambda variables: penalty(variables[:pixels].reshape(shape)),
+        smoothness=search.smoothness,
+        minimize=by_lbfgs if by_lines else by_signed_adam,
+    )
     return Steps(
-        images=found.variables.reshape(len(problem), *shape),
-        labels=known,
+        images=found.variables[:, :pixels].reshape(len(problem), *shape),
+        labels=labels,
         losses=found.losses,
-        evaluations=found.evaluations + spent,
+        evaluations=found.evaluations,
         converged=found.converged,
     )
 
 
-def _solve(
-    problem: Problem,
-    start: Tensor,
-    labels: Tensor,
-    orders: Tensor,
-    max_evaluations: int,
-    *,
-    search: Search,
-    shape: tuple[int, ...],
-    penalty: Penalty | None,
-) -> Matched:
-    """Match from `start` (P, n), with labels (P, B) and the order of each epoch (P, E, B)."""
-    distance = matching(problem, unrolled, direction if search.objective == "cosine" else None)
-    epochs = torch.arange(orders.shape[1], device=orders.device)[:, None]
-    by_lines = search.optimizer == "lbfgs" or (search.optimizer == "auto" and is_smooth(problem))
-
-    def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-        return variables.reshape(shape), fixed[0]
+def _in_order(problem: Problem, search: Search, shape: tuple[int, ...]) -> Loss:
+    """Return the loss of images, given labels and then the order of each epoch in one row."""
+    distance = matching(problem, unrolled, _compared(search))
 
     def loss(variables: Tensor, fixed: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
-        images, order = variables.reshape(shape), fixed[1:]
-        trained = images[epochs % shape[0], order]  # (E, B, *input_shape)
-        return distance(trained.flatten(0, 1), fixed[0][order].flatten(), evidence)
+        labels, order = fixed[: problem.batch_size], fixed[problem.batch_size :]
+        order = order.reshape(-1, problem.batch_size)
+        epochs = torch.arange(len(order), device=order.device)[:, None]
+        trained = variables.reshape(shape)[epochs % shape[0], order]  # (E, B, *input_shape)
+        return distance(trained.flatten(0, 1), labels[order].flatten(), evidence)
 
-    return match(
-        problem,
-        start,
-        torch.cat([labels[:, None], orders], dim=1),
-        split,
-        max_evaluations=max_evaluations,
-        objective=loss,
-        penalty=None if penalty is None else lambda variables: penalty(variables.reshape(shape)),
-        smoothness=search.smoothness,
-        minimize=by_lbfgs if by_lines else by_signed_adam,
-    )
+    return loss
 
 
-def epoch_orders(problem: Problem, most: int) -> Tensor:
-    """Return the orders in which the client may have seen its images, (P, K, E, B), int64.
+def in_shares(problem: Problem, search: Search, shape: tuple[int, ...], reach: float) -> tuple[Tensor, Loss]:
+    """Return further variables (P, n), the logits of the images' shares, and the loss of images and these.
 
-    All that make different batches, where there are at most `most`; else one, drawn from the capture's seed.
+    Every round drew batches of its own.
     """
-    recipe, images = recipe_of(problem), torch.arange(problem.batch_size)
-    epochs: list[list[int]] = [[]]
-    for batch, _ in batches_of(recipe, images, images, problem.batch_size):
-        if sum(epochs[-1]) == problem.batch_size:
-            epochs.append([])
-        epochs[-1].append(len(batch))
-    if prod(map(partial(_count, problem.batch_size), epochs)) <= most:
-        rows = tuple(range(problem.batch_size))
-        every = torch.tensor(list(product(*(_batchings(rows, sizes) for sizes in epochs))))
-        return every.expand(len(problem), *every.shape).to(problem.like.device)
-    drawn = []
-    for seed in problem.seeds:
-        generator = torch.Generator().manual_seed(derive(seed, "orders"))
-        drawn.append(torch.stack([torch.randperm(len(images), generator=generator) for _ in epochs]))
-    return torch.stack(drawn)[:, None].to(problem.like.device)
+    recipe, examples, pixels = recipe_of(problem), problem.batch_size, prod(shape)
+    sizes = torch.tensor(batch_sizes(recipe, examples)).to(problem.like)
+    many = (1 + len(problem.rounds), number_of_epochs(recipe, examples), len(sizes), examples)
+    start = 0.5 + SPREAD / reach * _reseeded(problem, "batches").draw(prod(many))
+    rounds = [replace(one, rounds=()) for one in (problem, *problem.rounds)]
+
+    def loss(variables: Tensor, labels: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
+        images = variables[:pixels].reshape(shape)
+        logits = reach * (variables[pixels:].reshape(many) - 0.5)
+        losses = []
+        for one, own, seen in zip(rounds, logits, evidence, strict=True):
+            dummy = partial(unrolled_shares, weights=shares(own, sizes) / sizes[:, None])
+            losses.append(matching(one, dummy, _compared(search))(images, labels, (seen,)))
+        return torch.stack(losses).mean()
+
+    return start, loss
 
 
-def _count(examples: int, sizes: Sequence[int]) -> int:
-    """Return in how many ways batches of these sizes can be drawn from so many examples."""
-    left = [examples - sum(sizes[:position]) for position in range(len(sizes))]
-    return prod(map(comb, left, sizes))
+def _compared(search: Search) -> Comparison | None:
+    return direction if search.objective == "cosine" else None
 
 
-def _batchings(rows: tuple[int, ...], sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield the orders of rows that differ in their batches; what is left over comes last."""
-    if not sizes:
-        yield rows
-        return
-    for batch in combinations(rows, sizes[0]):
-        rest = tuple(row for row in rows if row not in batch)
-        yield from (batch + tail for tail in _batchings(rest, sizes[1:]))
+def _reseeded(problem: Problem, purpose: str) -> Problem:
+    return replace(problem, seeds=tuple(derive(seed, purpose) for seed in problem.seeds))
+
+
+def drawn_orders(problem: Problem) -> Tensor:
+    """Return an order for each epoch, drawn from the capture's seed, (P, E, B), int64."""
+    epochs = number_of_epochs(recipe_of(problem), problem.batch_size)
+    return _reseeded(problem, "orders").draw(epochs, problem.batch_size).argsort(dim=2)

@@ -27,7 +27,7 @@ SCENARIO: dict[str, Any] = {
         "threat_model": ["C", "labels"],
         "capture": {"rounds": [1], "clients": 1},
         "attacks": [
-            {"name": "local_steps", "orders": 4, "max_evaluations": 300},
+            {"name": "local_steps", "max_evaluations": 300},
             {"name": "idlg", "max_evaluations": 150},
         ],
         "workers": 1,
