@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversary.attacks.local_steps import Batches, Objective, Optimizer, Search, match_steps
+from adversary.coordinates import Coordinates
 from adversary.matching import match
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start
@@ -37,8 +38,10 @@ class EpochInvariant:
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
     batches: Batches = "searched"
     """Which images met: `searched`, or `drawn`, anew for each restart, as where BatchNorm ties a batch."""
-    start: Start = "grey"
+    start: Start = "natural"
     """Where images start, the same in each set: `adversary.starts.draw_start`."""
+    coordinates: Coordinates = "natural"
+    """What L-BFGS moves: `adversary.coordinates.Chart`; signed Adam moves the pixels."""
     statistic: Statistic = "mean"
     """What is compared between epochs."""
     channels: int = 0
@@ -59,7 +62,13 @@ class EpochInvariant:
     def search(self) -> Search:
         """Return the options that the attacks on local steps share."""
         return Search(
-            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.batches, self.start
+            self.max_evaluations,
+            self.objective,
+            self.optimizer,
+            self.smoothness,
+            self.batches,
+            self.start,
+            self.coordinates,
         )
 
     def attack(self, problem: Problem) -> Attempt:

@@ -1,5 +1,6 @@
 """Local training inverted: the client's steps unrolled, and the difference of weights matched."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -8,9 +9,9 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from adversary.attacks.match import Objective as Loss
 from adversary.attacks.match import Penalty, by_lbfgs, by_signed_adam, match
 from adversary.batching import averages_images, shares
+from adversary.coordinates import Chart, Coordinates
 from adversary.labels import infer_labels
 from adversary.objectives import Comparison, direction, matching
 from adversary.precision import is_smooth
@@ -23,6 +24,8 @@ from fedsim.seeds import derive
 Objective = Literal["square", "cosine"]
 Optimizer = Literal["auto", "adam", "lbfgs"]
 Batches = Literal["searched", "drawn"]
+Loss = Callable[[Tensor, Tensor, Tensor, tuple[Evidence, ...]], Tensor]
+"""(images (sets, B, *input_shape), further variables, row's labels, evidence) of one capture -> scalar."""
 
 SPREAD = 0.5
 """Standard deviation of the logits of images' shares in batches at the start: restarts begin apart."""
@@ -37,6 +40,7 @@ class Search(NamedTuple):
     smoothness: float
     batches: Batches
     start: Start
+    coordinates: Coordinates
 
     def check(self) -> None:
         """Raise InputError for an option that is out of range."""
@@ -65,8 +69,10 @@ class LocalSteps:
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
     batches: Batches = "searched"
     """Which images met: `searched`, or `drawn`, anew for each restart, as where BatchNorm ties a batch."""
-    start: Start = "grey"
+    start: Start = "natural"
     """Where images start: `adversary.starts.draw_start`."""
+    coordinates: Coordinates = "natural"
+    """What L-BFGS moves: `adversary.coordinates.Chart`; signed Adam moves the pixels."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 16
@@ -79,7 +85,13 @@ class LocalSteps:
     def search(self) -> Search:
         """Return the options that the attacks on local steps share."""
         return Search(
-            self.max_evaluations, self.objective, self.optimizer, self.smoothness, self.batches, self.start
+            self.max_evaluations,
+            self.objective,
+            self.optimizer,
+            self.smoothness,
+            self.batches,
+            self.start,
+            self.coordinates,
         )
 
     def attack(self, problem: Problem) -> Attempt:
@@ -112,31 +124,36 @@ def match_steps(problem: Problem, search: Search, *, sets: int, penalty: Penalty
     `penalty` is a function of a capture's images (sets, B, *input_shape).
     """
     shape = (sets, problem.batch_size, *problem.task.input_shape)
-    pixels = prod(shape)
     labels = infer_labels(problem) if problem.labels is None else problem.labels
     by_lines = search.optimizer == "lbfgs" or (search.optimizer == "auto" and is_smooth(problem))
-    images = draw_start(problem, search.start)[:, None].expand(-1, *shape).flatten(1)  # all sets start alike
+    chart = Chart(tuple(problem.task.input_shape), search.coordinates if by_lines else "pixels")
+    # All sets start alike.
+    first = chart.of(draw_start(problem, search.start)[:, None].expand(-1, *shape)).flatten(1)
     several = len(batch_sizes(recipe_of(problem), problem.batch_size)) > 1
     if several and search.batches == "searched" and averages_images(problem.model):
         # Signed Adam moves within [0, 1], which has to hold the logits of a settled batching.
-        more, loss = in_shares(problem, search, shape, reach=1.0 if by_lines else 10.0)
-        start, fixed = torch.cat([images, more], dim=1), labels
+        more, loss = in_shares(problem, search, reach=1.0 if by_lines else 10.0)
+        start, fixed = torch.cat([first, more], dim=1), labels
     else:
-        loss = _in_order(problem, search, shape)
-        start, fixed = images, torch.cat([labels[:, None], drawn_orders(problem)], dim=1).flatten(1)
+        loss = _in_order(problem, search)
+        start, fixed = first, torch.cat([labels[:, None], drawn_orders(problem)], dim=1).flatten(1)
+
+    def images(variables: Tensor) -> Tensor:
+        return chart.images(variables[..., : prod(shape)].reshape(*variables.shape[:-1], *shape[:2], -1))
+
     found = match(
         problem,
         start,
         fixed,
-        lambda variables, rest: (variables[:pixels].reshape(shape), rest),
+        lambda variables, rest: (images(variables), rest),
         max_evaluations=search.max_evaluations,
-        objective=loss,
-        penalty=None if penalty is None else lambda variables: penalty(variables[:pixels].reshape(shape)),
+        objective=lambda variables, rest, seen: loss(images(variables), variables[prod(shape) :], rest, seen),
+        penalty=None if penalty is None else lambda variables: penalty(images(variables)),
         smoothness=search.smoothness,
         minimize=by_lbfgs if by_lines else by_signed_adam,
     )
     return Steps(
-        images=found.variables[:, :pixels].reshape(len(problem), *shape),
+        images=images(found.variables),
         labels=labels,
         losses=found.losses,
         evaluations=found.evaluations,
@@ -144,34 +161,33 @@ def match_steps(problem: Problem, search: Search, *, sets: int, penalty: Penalty
     )
 
 
-def _in_order(problem: Problem, search: Search, shape: tuple[int, ...]) -> Loss:
+def _in_order(problem: Problem, search: Search) -> Loss:
     """Return the loss of images, given labels and then the order of each epoch in one row."""
     distance = matching(problem, unrolled, _compared(search))
 
-    def loss(variables: Tensor, fixed: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
-        labels, order = fixed[: problem.batch_size], fixed[problem.batch_size :]
-        order = order.reshape(-1, problem.batch_size)
+    def loss(images: Tensor, _: Tensor, fixed: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
+        labels, *orders = torch.split(fixed, problem.batch_size)
+        order = torch.stack(orders)
         epochs = torch.arange(len(order), device=order.device)[:, None]
-        trained = variables.reshape(shape)[epochs % shape[0], order]  # (E, B, *input_shape)
+        trained = images[epochs % len(images), order]  # (E, B, *input_shape)
         return distance(trained.flatten(0, 1), labels[order].flatten(), evidence)
 
     return loss
 
 
-def in_shares(problem: Problem, search: Search, shape: tuple[int, ...], reach: float) -> tuple[Tensor, Loss]:
+def in_shares(problem: Problem, search: Search, reach: float) -> tuple[Tensor, Loss]:
     """Return further variables (P, n), the logits of the images' shares, and the loss of images and these.
 
-    Every round drew batches of its own.
+    A step of `reach` in a logit is one in its variable. Every round drew batches of its own.
     """
-    recipe, examples, pixels = recipe_of(problem), problem.batch_size, prod(shape)
+    recipe, examples = recipe_of(problem), problem.batch_size
     sizes = torch.tensor(batch_sizes(recipe, examples)).to(problem.like)
     many = (1 + len(problem.rounds), number_of_epochs(recipe, examples), len(sizes), examples)
     start = 0.5 + SPREAD / reach * _reseeded(problem, "batches").draw(prod(many))
     rounds = [replace(one, rounds=()) for one in (problem, *problem.rounds)]
 
-    def loss(variables: Tensor, labels: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
-        images = variables[:pixels].reshape(shape)
-        logits = reach * (variables[pixels:].reshape(many) - 0.5)
+    def loss(images: Tensor, more: Tensor, labels: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
+        logits = reach * (more.reshape(many) - 0.5)
         losses = []
         for one, own, seen in zip(rounds, logits, evidence, strict=True):
             dummy = partial(unrolled_shares, weights=shares(own, sizes) / sizes[:, None])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from adversary.attacks.match import match
+from adversary.coordinates import Chart, Coordinates
 from adversary.labels import infer_labels
 from adversary.objectives import direction, matching
 from adversary.problem import Attempt, Evidence, Problem
@@ -34,8 +35,10 @@ class SME:
     """Evaluations of the matching loss and its gradient, a start."""
     smoothness: float = 0.0
     """Weight of the prior (total variation and box) beside what noise and missing entries ask for, >= 0."""
-    start: Start = "grey"
+    start: Start = "natural"
     """Where images start: `adversary.starts.draw_start`."""
+    coordinates: Coordinates = "natural"
+    """What the search moves: `adversary.coordinates.Chart`."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 16
@@ -47,13 +50,13 @@ class SME:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture."""
-        shape = (problem.batch_size, *problem.task.input_shape)
-        pixels = prod(shape)
+        batch, pixels = problem.batch_size, problem.batch_size * prod(problem.task.input_shape)
+        chart = Chart(tuple(problem.task.input_shape), self.coordinates)
         labels = infer_labels(problem) if problem.labels is None else problem.labels
         several = number_of_batches(recipe_of(problem), problem.batch_size) > 1
 
         def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-            return variables[:pixels].reshape(shape), fixed
+            return chart.images(variables[:pixels].reshape(batch, -1)), fixed
 
         def objective(variables: Tensor, fixed: Tensor, evidence: tuple[Evidence, ...]) -> Tensor:
             share = torch.sigmoid(variables[pixels]) if several else torch.ones_like(variables[0])
@@ -64,7 +67,8 @@ class SME:
             return matching(problem, dummy, direction)(*split(variables, fixed), evidence)
 
         start = torch.cat(
-            [draw_start(problem, self.start).flatten(1), problem.like.new_zeros(len(problem), 1)], dim=1
+            [chart.of(draw_start(problem, self.start)).flatten(1), problem.like.new_zeros(len(problem), 1)],
+            dim=1,
         )
         found = match(
             problem,
@@ -76,7 +80,7 @@ class SME:
             smoothness=self.smoothness,
         )
         return Attempt(
-            images=found.variables[:, :pixels].reshape(len(problem), *shape),
+            images=chart.images(found.variables[:, :pixels].reshape(len(problem), batch, -1)),
             labels=labels,
             losses=found.losses,
             evaluations=found.evaluations,

@@ -69,7 +69,7 @@ def test_every_round_has_batches_of_its_own() -> None:
     recipe = Recipe(batch_size=2, epochs=1, learning_rate=0.5)
     one, other = (problem_of(recipe, seeds=(seed,)) for seed in (0, 1))
     joined = replace(one, rounds=(other,))
-    start, loss = in_shares(joined, LocalSteps().search, (1, *IMAGES.shape), reach=1.0)
+    start, loss = in_shares(joined, LocalSteps().search, reach=1.0)
     corners = []
     for seed in (0, 1):
         order = np.concatenate(list(draw_batches(recipe, np.arange(EXAMPLES), seed, 0, 1)))
@@ -77,8 +77,8 @@ def test_every_round_has_batches_of_its_own() -> None:
     assert not torch.equal(*corners)
     assert start.shape == (1, 2 * 2 * EXAMPLES)
     for settled, explained in ((corners, True), (corners[::-1], False)):
-        point = torch.cat([IMAGES.flatten(), 100 * torch.cat(settled)])
-        assert bool(loss(point, LABELS, evidence_of(joined)) < 1e-10) is explained
+        logits = 100 * torch.cat(settled)
+        assert bool(loss(IMAGES[None], logits, LABELS, evidence_of(joined)) < 1e-10) is explained
 
 
 def test_a_batch_is_not_its_images_where_it_is_normalised_by_itself() -> None:
