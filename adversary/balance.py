@@ -6,7 +6,6 @@ import torch
 
 from adversary.objectives import Comparison, layer_squares
 from adversary.problem import Problem
-from fedsim.defenses.upload import Values
 
 Weighting = Literal["auto", "length", "layers"]
 """One squared distance over all layers, or one a layer, each in units of its own length."""
@@ -32,16 +31,12 @@ def balance(problem: Problem) -> float:
 
     Sigmoids make it small: each of them passes on at most a quarter (1e-6 for ResNet-20 with U(-0.5, 0.5)).
     """
+    draw = torch.rand(2, *problem.task.input_shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(2, dtype=torch.int64, device=problem.like.device)
+    gradient = problem.gradient(draw.to(problem.like), labels)
     squares: dict[str, float] = {}
-    for name, value in random_gradient(problem).items():
+    for name, value in gradient.items():
         layer = name.rpartition(".")[0]
         squares[layer] = squares.get(layer, 0.0) + float(value.square().sum())
     longest = max(squares.values())
     return float((min(squares.values()) / longest) ** 0.5) if longest > 0 else 1.0
-
-
-def random_gradient(problem: Problem) -> Values:
-    """Return the gradient of two images of noise, by parameter: what the model makes of it, no capture."""
-    draw = torch.rand(2, *problem.task.input_shape, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(2, dtype=torch.int64, device=problem.like.device)
-    return problem.gradient(draw.to(problem.like), labels)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adversary.balance import random_gradient
 from adversary.objectives import one_gradient
 from adversary.problem import Evidence, Problem
 from fedsim.defenses.upload import Values, identity
@@ -46,10 +45,12 @@ def deep_parameters(problem: Problem) -> list[str]:
     return [name for name in problem.target if name not in shallow]
 
 
-def shallow_share(problem: Problem, deep: Sequence[str]) -> float:
-    """Return what share of the squared length of a gradient the other parameters have, for random images."""
-    squares = {name: float(value.square().sum()) for name, value in random_gradient(problem).items()}
-    return 1 - sum(squares[name] for name in deep) / max(sum(squares.values()), 1e-300)
+def shallow_share(problem: Problem, deep: Sequence[str]) -> Tensor:
+    """Return what share of the squared length of each observed gradient (P,) the other parameters have."""
+    squares = {name: value.flatten(1).square().sum(dim=1) for name, value in problem.target.items()}
+    total = torch.stack(list(squares.values())).sum(dim=0)
+    shallow = [value for name, value in squares.items() if name not in deep]
+    return torch.stack([torch.zeros_like(total), *shallow]).sum(dim=0) / total
 
 
 def restricted(problem: Problem, names: Sequence[str]) -> Problem:

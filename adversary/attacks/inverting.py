@@ -1,7 +1,7 @@
 """Inverting Gradients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -17,7 +17,7 @@ from adversary.labels import Rule, infer_labels
 from adversary.lockstep import lockstep
 from adversary.objectives import direction, layer_directions, matching
 from adversary.optimizers.adam import adam, cosine_decay, shifted, step_decay
-from adversary.optimizers.lbfgs import Evaluate
+from adversary.optimizers.lbfgs import Evaluate, Minimum
 from adversary.precision import cast, is_smooth
 from adversary.priors import mean_variation, total_variation
 from adversary.problem import Attempt, Evidence, Problem
@@ -52,9 +52,9 @@ class InvertingGradients:
     weighting: Weighting = "auto"
     """By Adam: one cosine over all layers (`length`, the paper's), or one a layer, and their mean (`layers`).
 
-    `auto` takes the latter where the shallow layers would drown the deep ones, as they do with trained
-    weights and in train mode, unless there is noise to weigh, an interval, a simulated defence, or the
-    client's own BatchNorm statistics to go by.
+    `auto` takes the latter for captures whose shallow layers would drown the deep ones, as they do with
+    trained weights and in train mode, unless there is noise to weigh, an interval, a simulated defence, or
+    the client's own BatchNorm statistics to go by.
     """
     tv: float | None = None
     """Weight of the total variation, by Adam: by default 0.1, and 5 with one cosine a layer.
@@ -109,14 +109,26 @@ class InvertingGradients:
         return judged(problem, found.variables.reshape(start.shape), labels, found.evaluations)
 
     def _by_adam(self, problem: Problem, start: Tensor, labels: Tensor) -> Attempt:
+        deep = deep_parameters(problem)
+        points, spent = start.flatten(1), torch.zeros(len(start), dtype=torch.int64)
+        alike = self._alike(problem, deep).cpu()
+        for each in (False, True):
+            rows = (alike == each).nonzero()[:, 0].tolist()
+            if rows:
+                found = self._search(problem.select(rows), points[rows], labels[rows], deep, each)
+                points[rows], spent[rows] = found.points, found.evaluations
+        return judged(problem, points.reshape(start.shape), labels, spent)
+
+    def _search(
+        self, problem: Problem, points: Tensor, labels: Tensor, deep: Sequence[str], alike: bool
+    ) -> Minimum:
+        """Return the images found, of captures whose layers all have a cosine of their own, or none has."""
         decay = cosine_decay if self.decay == "cosine" else step_decay
         rate = decay(self.learning_rate, self.max_evaluations)
-        points, spent = start.flatten(1), torch.zeros(len(start), dtype=torch.int64)
-        deep = deep_parameters(problem)
-        alike = self._alike(problem, deep)
+        spent = torch.zeros(len(points), dtype=torch.int64)
         for first, last, part in self._stages(problem, [] if alike else deep):
             found = adam(
-                self._evaluator(problem, part, start.shape[1:], labels, alike),
+                self._evaluator(problem, part, labels, alike),
                 points,
                 shifted(rate, first),
                 max_evaluations=last - first,
@@ -125,15 +137,16 @@ class InvertingGradients:
                 keep="last",
             )
             points, spent = found.points, spent + found.evaluations
-        return judged(problem, points.reshape(start.shape), labels, spent)
+        return replace(found, evaluations=spent)
 
-    def _alike(self, problem: Problem, deep: Sequence[str]) -> bool:
-        """Return whether each layer has a cosine of its own."""
-        if self.weighting != "auto":
-            return self.weighting == "layers"
+    def _alike(self, problem: Problem, deep: Sequence[str]) -> Tensor:
+        """Return whether each layer has a cosine of its own, by capture (P,)."""
+        layers = torch.full((len(problem),), self.weighting == "layers")
         noisy = problem.knowledge is not None and problem.knowledge.noise_std > 0
         led = noisy or problem.slack or self._statistics(problem)
-        return 0 < len(deep) < len(problem.target) and not led and shallow_share(problem, deep) > SHALLOW
+        if self.weighting == "auto" and 0 < len(deep) < len(problem.target) and not led:
+            return shallow_share(problem, deep) > SHALLOW
+        return layers
 
     def _statistics(self, problem: Problem) -> Statistics:
         """Return the client's own BatchNorm statistics, where they are granted and have weight.
@@ -150,9 +163,7 @@ class InvertingGradients:
         stages = [(0, mark, restricted(problem, deep)), (mark, self.max_evaluations, problem)]
         return [stage for stage in stages if stage[0] < stage[1]]
 
-    def _evaluator(
-        self, problem: Problem, part: Problem, shape: torch.Size, labels: Tensor, alike: bool
-    ) -> Evaluate:
+    def _evaluator(self, problem: Problem, part: Problem, labels: Tensor, alike: bool) -> Evaluate:
         """Return what matches the evidence of a part of the problem."""
         distance = matching(part, observed_gradient, compare=layer_directions if alike else direction)
         tv = (VARIATION_ALIKE if alike else VARIATION) if self.tv is None else self.tv
@@ -163,7 +174,7 @@ class InvertingGradients:
         def loss(
             point: Tensor, fixed: Tensor, seen: tuple[Evidence, ...], wanted: Statistics, weight: Tensor
         ) -> Tensor:
-            images = point.reshape(shape)
+            images = point.reshape(problem.batch_size, *problem.task.input_shape)
             value = distance(images, fixed, seen) / 2
             variation = tv * mean_variation(images)
             value = value + (variation * value.detach() if self.relative else variation)

@@ -3,13 +3,12 @@
 from dataclasses import replace
 from functools import partial
 
-import pytest
 import torch
 from torch import Tensor, nn
 
 from adversary.attacks.inverting import InvertingGradients
-from adversary.balance import Weighting, random_gradient
-from adversary.depth import SHALLOW, deep_parameters, observed_gradient, restricted, shallow_share
+from adversary.balance import Weighting
+from adversary.depth import deep_parameters, observed_gradient, restricted, shallow_share
 from adversary.metrics import psnr
 from adversary.optimizers.adam import adam, shifted, step_decay
 from adversary.problem import Problem, frozen_model
@@ -17,7 +16,7 @@ from fedsim.defenses.upload import Adaptive
 from fedsim.tasks.classification import ClassificationTask
 
 SHAPE = (1, 8, 8)
-WEIGHTINGS: tuple[Weighting, ...] = ("auto", "layers")
+WEIGHTINGS: tuple[Weighting, ...] = ("length", "layers")
 
 
 def pooled(width: int = 16) -> nn.Module:
@@ -105,8 +104,7 @@ def test_variation_weighs_in_units_of_the_distance() -> None:
     def of(**options: float | bool) -> tuple[Tensor, Tensor]:
         attack = InvertingGradients(**options)  # type: ignore[arg-type]
         assert problem.labels is not None
-        shape = torch.Size((1, *SHAPE))
-        return attack._evaluator(problem, problem, shape, problem.labels, alike=False)(point, rows)
+        return attack._evaluator(problem, problem, problem.labels, alike=False)(point, rows)
 
     bare, slope = of(tv=0.0)
     absolute, steep = of(tv=1e-3, relative=False)
@@ -130,45 +128,50 @@ def test_the_last_point_is_kept_unless_the_loss_breaks() -> None:
     assert found.losses.tolist() == [1.0, 1.0]
 
 
-def lopsided(build: partial[nn.Module], factor: float) -> Problem:
-    """The problem of a model whose classifier's weights, and so the gradients of all before, are scaled."""
-    task = ClassificationTask(build, SHAPE, 4)
-    weights = dict(task.build(3).state_dict())
-    weights["8.weight"] = factor * weights["8.weight"]
-    model = frozen_model(task, weights, mode="eval")
-    bare = Problem(task=task, model=model, target={}, seeds=())
-    gradient = bare.gradient(pictures(1), torch.tensor([1]))
-    target = {name: value[None] for name, value in gradient.items()}
-    return Problem(task=task, model=model, target=target, seeds=(0,), labels=torch.tensor([[1]]))
+def lopsided(factors: list[float]) -> Problem:
+    """Captures of which the gradient of the two shallow layers is scaled."""
+    problem = problem_of(partial(pooled), pictures(len(factors)), [1] * len(factors))
+    deep, by = deep_parameters(problem), torch.tensor(factors, dtype=torch.float64)
+    target = {
+        name: value if name in deep else torch.einsum("p,p...->p...", by, value)
+        for name, value in problem.target.items()
+    }
+    return replace(problem, target=target)
 
 
-def test_the_shallow_share_is_that_of_a_random_images_gradient() -> None:
-    problem = lopsided(partial(pooled), 1.0)
+def test_the_shallow_share_is_that_of_each_observed_gradient() -> None:
+    problem = lopsided([1.0, 3.0])
     deep = deep_parameters(problem)
-    squares = {name: float(value.square().sum()) for name, value in random_gradient(problem).items()}
-    expected = sum(value for name, value in squares.items() if name not in deep) / sum(squares.values())
-    assert shallow_share(problem, deep) == pytest.approx(expected)
-    assert shallow_share(problem, list(problem.target)) == pytest.approx(0)
+    rest = [name for name in problem.target if name not in deep]
+    for row, share in enumerate(shallow_share(problem, deep)):
+        parts = [sum(problem.target[n][row].square().sum() for n in names) for names in (deep, rest)]
+        torch.testing.assert_close(share, parts[1] / (parts[0] + parts[1]))
+    assert shallow_share(problem, list(problem.target)).tolist() == [0, 0]
 
 
 def test_layers_have_a_cosine_each_where_the_shallow_would_drown_the_deep() -> None:
-    mild, steep = (lopsided(partial(pooled), factor) for factor in (0.1, 100.0))
-    deep = deep_parameters(steep)
-    assert shallow_share(mild, deep) < SHALLOW < shallow_share(steep, deep)
-    attack = InvertingGradients()
-    assert (attack._alike(mild, deep), attack._alike(steep, deep)) == (False, True)
-    assert InvertingGradients(weighting="layers")._alike(mild, deep)
-    assert not InvertingGradients(weighting="length")._alike(steep, deep)
-    assert not attack._alike(replace(steep, knowledge=Adaptive(noise_std=0.1)), deep)
-    assert not attack._alike(replace(steep, slack=steep.target), deep)
-    granted = {"1": (torch.zeros(1, 16), torch.ones(1, 16))}
-    assert attack._alike(replace(steep, statistics=granted), deep)
-    assert not attack._alike(replace(steep, statistics=granted, own_statistics=True), deep)
+    problem = lopsided([0.1, 100.0])
+    deep = deep_parameters(problem)
+
+    def alike(changed: Problem, weighting: Weighting = "auto") -> list[bool]:
+        return InvertingGradients(weighting=weighting)._alike(changed, deep).tolist()  # type: ignore[no-any-return]
+
+    assert alike(problem) == [False, True]
+    assert alike(problem, "layers") == [True, True]
+    assert alike(problem, "length") == [False, False]
+    assert alike(replace(problem, knowledge=Adaptive(noise_std=0.1))) == [False, False]
+    assert alike(replace(problem, slack=problem.target)) == [False, False]
+    granted = {"1": (torch.zeros(2, 16), torch.ones(2, 16))}
+    assert alike(replace(problem, statistics=granted)) == [False, True]
+    assert alike(replace(problem, statistics=granted, own_statistics=True)) == [False, False]
 
 
-def test_a_cosine_a_layer_finds_the_image() -> None:
-    problem = lopsided(partial(pooled), 100.0)
-    options = [InvertingGradients(max_evaluations=100, weighting=how) for how in WEIGHTINGS]
-    auto, layers = (attack.attack(problem).images[0].double() for attack in options)
-    assert torch.equal(auto, layers)
-    assert psnr(auto, pictures(1)) > 20
+def test_captures_of_both_kinds_get_what_they_get_alone() -> None:
+    images = pictures(2)
+    problem = lopsided([0.1, 100.0])
+    found = InvertingGradients(max_evaluations=100).attack(problem)
+    assert found.evaluations.tolist() == [100, 100]
+    assert (psnr(found.images[:, 0].double(), images) > 20).all()
+    for row, weighting in enumerate(WEIGHTINGS):
+        alone = InvertingGradients(max_evaluations=100, weighting=weighting).attack(problem.select([row]))
+        torch.testing.assert_close(alone.images[0], found.images[row], rtol=1e-3, atol=1e-3)
