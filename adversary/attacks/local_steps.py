@@ -129,8 +129,7 @@ def match_steps(problem: Problem, search: Search, *, sets: int, penalty: Penalty
     chart = Chart(tuple(problem.task.input_shape), search.coordinates if by_lines else "pixels")
     # All sets start alike.
     first = chart.of(draw_start(problem, search.start)[:, None].expand(-1, *shape)).flatten(1)
-    several = len(batch_sizes(recipe_of(problem), problem.batch_size)) > 1
-    if several and search.batches == "searched" and averages_images(problem.model):
+    if _searches_batches(problem, search):
         # Signed Adam moves within [0, 1], which has to hold the logits of a settled batching.
         more, loss = in_shares(problem, search, reach=1.0 if by_lines else 10.0)
         start, fixed = torch.cat([first, more], dim=1), labels
@@ -152,13 +151,12 @@ def match_steps(problem: Problem, search: Search, *, sets: int, penalty: Penalty
         smoothness=search.smoothness,
         minimize=by_lbfgs if by_lines else by_signed_adam,
     )
-    return Steps(
-        images=images(found.variables),
-        labels=labels,
-        losses=found.losses,
-        evaluations=found.evaluations,
-        converged=found.converged,
-    )
+    return Steps(images(found.variables), labels, found.losses, found.evaluations, found.converged)
+
+
+def _searches_batches(problem: Problem, search: Search) -> bool:
+    several = len(batch_sizes(recipe_of(problem), problem.batch_size)) > 1
+    return several and search.batches == "searched" and averages_images(problem.model)
 
 
 def _in_order(problem: Problem, search: Search) -> Loss:
