@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from adversary.attacks.match import match
-from adversary.balance import Weighting, layers_alike
+from adversary.attacks.match_layers import match_layers
+from adversary.balance import Weighting, weighs_layers
 from adversary.coordinates import Chart, Coordinates
 from adversary.precision import Precision
-from adversary.priors import box
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
@@ -36,8 +36,8 @@ class DLG:
     precision: Precision = "mixed"
     """`mixed`: float32 down to a loss of 1e-8, then float64; `double`: float64 throughout."""
     weighting: Weighting = "auto"
-    """`length`: one squared distance, as in the paper; `layers`: each layer's in units of its own length, and
-    the box; `auto`: layers where their lengths lie more than 1e5 apart (deep nets of sigmoids)."""
+    """`length`: one squared distance, as in the paper; `layers`: each layer's in units of how far images lie
+    apart in it, and the box; `auto`: layers where their lengths differ more than 1e5-fold (deep sigmoids)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 8
@@ -58,17 +58,17 @@ class DLG:
         start = problem.draw(pixels + batch * classes)
         start[:, :pixels] = chart.of(draw_start(problem, self.start)).flatten(1)
         unused = torch.zeros(len(problem), 1, device=start.device)
-        alike = layers_alike(problem, self.weighting)
-        found = match(
-            problem,
-            start,
-            unused,
-            split,
-            max_evaluations=self.max_evaluations,
-            precision=self.precision,
-            compare=alike,
-            penalty=(lambda variables: box(split(variables, variables)[0]) / pixels) if alike else None,
-        )
+        if weighs_layers(problem, self.weighting):
+            found = match_layers(problem, start, unused, split, max_evaluations=self.max_evaluations)
+        else:
+            found = match(
+                problem,
+                start,
+                unused,
+                split,
+                max_evaluations=self.max_evaluations,
+                precision=self.precision,
+            )
         logits = found.variables[:, pixels:].reshape(len(problem), batch, classes)
         return Attempt(
             images=chart.images(found.variables[:, :pixels].reshape(len(problem), batch, -1)),

@@ -1,17 +1,16 @@
 """Improved Deep Leakage from Gradients."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar
 
 from torch import Tensor
 
 from adversary.attacks.match import match
-from adversary.balance import Weighting, layers_alike
+from adversary.attacks.match_layers import match_layers
+from adversary.balance import Weighting, weighs_layers
 from adversary.coordinates import Chart, Coordinates
 from adversary.labels import Rule, infer_labels
 from adversary.precision import Precision
-from adversary.priors import box
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
 from fedsim.options import require
@@ -37,8 +36,8 @@ class IDLG:
     precision: Precision = "mixed"
     """`mixed`: float32 down to a loss of 1e-8, then float64; `double`: float64 throughout."""
     weighting: Weighting = "auto"
-    """`length`: one squared distance, as in the paper; `layers`: each layer's in units of its own length, and
-    the box; `auto`: layers where their lengths lie more than 1e5 apart (deep nets of sigmoids)."""
+    """`length`: one squared distance, as in the paper; `layers`: each layer's in units of how far images lie
+    apart in it, and the box; `auto`: layers where their lengths differ more than 1e5-fold (deep sigmoids)."""
 
     labels: Rule = "auto"
     """How the labels are read off the classifier's gradient: a rule of adversary.labels."""
@@ -51,26 +50,24 @@ class IDLG:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, and the labels that were read off."""
-        pixels = problem.batch_size * prod(problem.task.input_shape)
         labels = infer_labels(problem, self.labels) if problem.labels is None else problem.labels
-
         chart = Chart(tuple(problem.task.input_shape), self.coordinates)
 
         def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
             return chart.images(variables.reshape(problem.batch_size, -1)), fixed
 
         start = chart.of(draw_start(problem, self.start)).flatten(1)
-        alike = layers_alike(problem, self.weighting)
-        found = match(
-            problem,
-            start,
-            labels,
-            split,
-            max_evaluations=self.max_evaluations,
-            precision=self.precision,
-            compare=alike,
-            penalty=(lambda variables: box(split(variables, variables)[0]) / pixels) if alike else None,
-        )
+        if weighs_layers(problem, self.weighting):
+            found = match_layers(problem, start, labels, split, max_evaluations=self.max_evaluations)
+        else:
+            found = match(
+                problem,
+                start,
+                labels,
+                split,
+                max_evaluations=self.max_evaluations,
+                precision=self.precision,
+            )
         return Attempt(
             images=chart.images(found.variables.reshape(len(problem), problem.batch_size, -1)),
             labels=labels,

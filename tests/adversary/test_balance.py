@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from adversary.attacks.idlg import IDLG
-from adversary.balance import LOPSIDED, balance, layers_alike
-from adversary.objectives import direction, layer_directions, layer_squares, relative_square
+from adversary.balance import LOPSIDED, balance, layer_spreads, weighs_layers
+from adversary.objectives import direction, layer_directions, layer_squares, relative_square, spread_squares
 from adversary.problem import Evidence, Problem, frozen_model
 from adversary.reconstruct import reconstruct
 from fedsim.defenses.upload import Adaptive
@@ -74,16 +74,38 @@ def test_a_layer_that_shows_nothing_is_left_out() -> None:
     torch.testing.assert_close(layer_squares(dummy, Evidence(target, {}, {})), torch.tensor(0.5))
 
 
+def test_behind_sigmoids_the_gradients_of_images_lie_ever_closer() -> None:
+    problem = problem_of(deep_sigmoids, image())
+    spreads = layer_spreads(problem)
+    lengths = {name.rpartition(".")[0]: 0.0 for name in problem.target}
+    for name, value in problem.target.items():
+        lengths[name.rpartition(".")[0]] += float(value.square().sum())
+    relative = [spreads[layer] / lengths[layer] for layer in lengths]
+    assert relative[0] > 0.01 > 1e-6 > relative[-1]
+
+
+def test_in_units_of_the_spread_the_gradient_of_another_image_is_about_one_away() -> None:
+    problem = problem_of(deep_sigmoids, image())
+    other = problem.gradient(1 - image()[None].double(), torch.tensor([2]))
+    (seen,) = problem.evidence(torch.tensor([0]))
+    one = Evidence(*({name: value[0] for name, value in part.items()} for part in seen))
+    far = spread_squares(layer_spreads(problem), 1.0)(other, one)
+    assert 0.1 < far < 100
+    assert layer_squares(other, one) < 0.1 * far
+    assert spread_squares(layer_spreads(problem), 1.0)(one.target, one) == 0
+    assert spread_squares(layer_spreads(problem), 0.1)(other, one) > 2 * far
+
+
 def test_auto_weighs_layers_alike_in_deep_nets_of_sigmoids_only() -> None:
     deep = problem_of(deep_sigmoids, image())
     flat = problem_of(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), image())
     assert balance(deep) < LOPSIDED < balance(flat)
-    assert layers_alike(deep, "auto") is layer_squares
-    assert layers_alike(flat, "auto") is None
-    assert layers_alike(deep, "length") is None
-    assert layers_alike(flat, "layers") is layer_squares
+    assert weighs_layers(deep, "auto")
+    assert not weighs_layers(flat, "auto")
+    assert not weighs_layers(deep, "length")
+    assert weighs_layers(flat, "layers")
     noisy = Problem(**{**vars(deep), "knowledge": Adaptive(noise_std=0.1)})
-    assert layers_alike(noisy, "auto") is None
+    assert not weighs_layers(noisy, "auto")
 
 
 def test_the_image_behind_many_sigmoids_is_found_by_weighing_layers_alike() -> None:
