@@ -16,11 +16,12 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors.torch import load_file
 
 from adversary.attacks import ATTACKS
+from adversary.balance import Weighting
 from benchmarks.calibration import local
 from benchmarks.calibration.figures import figures
 from benchmarks.calibration.measure import attack_groups
@@ -84,7 +85,8 @@ DEFAULT_N = {
 
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     """Return the lines of the table that a subcommand measures."""
-    options = {} if arguments.max_evaluations is None else {"max_evaluations": arguments.max_evaluations}
+    budget = arguments.max_evaluations
+    options: dict[str, Any] = {} if budget is None else {"max_evaluations": budget}
     match arguments.what:
         case "idlg" | "dlg":
             return lenet(arguments.what, arguments.restarts, options)
@@ -105,6 +107,8 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
             return repeats(a.model, a.batch, a.attack, options, a.prior)
         case _:
             a = arguments
+            if a.weighting != "auto":
+                options["weighting"] = a.weighting
             return inverting(a.model, a.width, a.mode, a.statistics, a.weights is not None, options)
 
 
@@ -225,6 +229,8 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--mode", choices=("eval", "train"), default="eval", help="of BatchNorm")
         text = "of BatchNorm that the attacker holds: the model's, or those of the client's batch too"
         command.add_argument("--statistics", choices=("global", "own"), default="global", help=text)
+        text = "one cosine over all layers (length), or one a layer (layers)"
+        command.add_argument("--weighting", choices=get_args(Weighting), default="auto", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:

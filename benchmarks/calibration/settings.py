@@ -185,4 +185,5 @@ def inverting(
     )
     name = model if width is None else f"{model} of width {width}"
     name = f"{name}{', trained' if trained else ''}, BatchNorm {mode}{', statistics granted' if own else ''}"
+    name += f", weighting {options['weighting']}" if "weighting" in options else ""
     return [Setting(name=name, victim=victim, attack="inverting", options=options)]

@@ -181,12 +181,13 @@ def test_inverting_gradients_is_put_beside_the_published(
         assert main([*short, *options]) == 0
         capsys.readouterr()
         assert main(["table", str(out)]) == 0
-        rows = [
-            line for line in capsys.readouterr().out.splitlines() if line.startswith("| cifar | inverting")
-        ]
-        assert len(rows) == 1
-        assert rows[0].endswith(f"| {text} |")
-        assert ("statistics granted" in rows[0]) == (statistics == "own")
+        (line,) = [row for row in capsys.readouterr().out.splitlines() if row.startswith("| cifar |")]
+        assert line.endswith(f"| {text} |")
+        assert ("statistics granted" in line) == (statistics == "own")
+    assert main([*short, "--data", str(data), "--weighting", "length", "--json", str(out)]) == 0
+    assert "BatchNorm eval, weighting length" in capsys.readouterr().out
+    (entry,) = json.loads(out.read_text(encoding="utf-8"))["settings"]
+    assert entry["options"]["weighting"] == "length"
     assert main([*short, "--statistics", "own"]) == 2
     assert "--statistics = 'own': allowed: own with --mode train alone" in capsys.readouterr().err
 
