@@ -95,7 +95,7 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
         case "batches":
             return batches(arguments.batches, arguments.attack, options, arguments.restarts, arguments.prior)
         case "resnet":
-            return resnet(arguments.attack, options)
+            return resnet(arguments.model, arguments.batches, arguments.attack, options)
         case "defenses":
             return defenses(arguments.attack, options)
         case "cases":
@@ -213,6 +213,9 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--attack", default=ATTACK[name])
     if name == "batches":
         command.add_argument("--batches", type=int, nargs="+", default=[1, 2, 4, 8])
+    if name == "resnet":
+        command.add_argument("--model", choices=("resnet20", "resnet56"), default="resnet20")
+        command.add_argument("--batches", type=int, nargs="+", default=[1, 2])
     if name in ("batches", "repeats"):
         text = "noise assumed, from batch 2 on; 0 for no prior"
         command.add_argument("--prior", type=float, default=1e-5, help=text)

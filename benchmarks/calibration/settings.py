@@ -80,16 +80,16 @@ def batches(
     return settings
 
 
-def resnet(attack: str, options: Mapping[str, Any]) -> list[Setting]:
-    """Return ResNet-20 at batches 1 and 2, and ResNet-56 at batch 1, as DLG changes them."""
+def resnet(model: str, sizes: list[int], attack: str, options: Mapping[str, Any]) -> list[Setting]:
+    """Return a ResNet as DLG changes them, at several batch sizes."""
     return [
         Setting(
-            name=f"{model} batch {size}",
+            name=f"{model}, batch {size}",
             victim=Victim(model=model, model_options=SIGMOID_RESNET, batch_size=size),
             attack=attack,
             options=options,
         )
-        for model, size in (("resnet20", 1), ("resnet20", 2), ("resnet56", 1))
+        for size in sizes
     ]
 
 

@@ -79,13 +79,21 @@ _SIMILARITY: dict[str, Cell] = {
     "PSNR": lambda _, found: show(found["mean_psnr"]),
     **_COST,
 }
+_RESNET: dict[str, Cell] = {
+    **_COMMON,
+    **_QUALITY,
+    "SSIM": lambda _, found: show(found["mean_ssim"], 2),
+    "SSIM after affine fit": lambda _, found: show(found["mean_ssim_affine"], 2),
+    "SSIM > .5, %": lambda _, found: _percent(found["ssim_above"]["0.5"]),
+    **_COST,
+}
 _MEASURED = {name: cell for name, cell in _PLAIN.items() if name != "published"}
 COLUMNS: dict[str, tuple[dict[str, Cell], ...]] = {
     "idlg": (_PLAIN, _FIDELITY),
     "dlg": (_PLAIN, _FIDELITY),
     "coordinates": (_MEASURED,),
     "batches": (_BATCHES,),
-    "resnet": (_BATCHES,),
+    "resnet": (_RESNET,),
     "defenses": (_SIMILARITY,),
     "prior": (_SIMILARITY,),
     "repeats": (_SIMILARITY,),
