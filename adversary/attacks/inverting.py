@@ -12,6 +12,7 @@ from adversary.attacks.outcome import judged
 from adversary.attacks.prior_weights import prior_weights
 from adversary.balance import Weighting
 from adversary.batchnorm import Statistics, statistics_gap
+from adversary.coordinates import Chart
 from adversary.depth import SHALLOW, deep_parameters, observed_gradient, restricted, shallow_share
 from adversary.labels import Rule, infer_labels
 from adversary.lockstep import lockstep
@@ -95,18 +96,21 @@ class InvertingGradients:
         return self._by_adam(cast(problem, torch.float32), start.float(), labels)
 
     def _by_lbfgs(self, problem: Problem, start: Tensor, labels: Tensor) -> Attempt:
+        chart = Chart(tuple(problem.task.input_shape))
+
         def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-            return variables.reshape(start.shape[1:]), fixed
+            return chart.images(variables.reshape(problem.batch_size, -1)), fixed
 
         found = match(
             problem,
-            start.flatten(1),
+            chart.of(start).flatten(1),
             labels,
             split,
             max_evaluations=self.max_evaluations,
             compare=direction,
         )
-        return judged(problem, found.variables.reshape(start.shape), labels, found.evaluations)
+        images = chart.images(found.variables.reshape(len(problem), problem.batch_size, -1))
+        return judged(problem, images, labels, found.evaluations)
 
     def _by_adam(self, problem: Problem, start: Tensor, labels: Tensor) -> Attempt:
         deep = deep_parameters(problem)
