@@ -145,7 +145,7 @@ def test_dlg_and_idlg_take_other_starts(attack: type[IDLG] | type[DLG]) -> None:
     problem = problem_of(nn.Sigmoid, pictures(1), [[1]])
     one = attack(max_evaluations=1, start="patterned").attack(problem).images[0, 0, 0]
     torch.testing.assert_close(one[:2, :2], one[4:6, 2:4], rtol=0, atol=0.02)  # two evaluations at least
-    other = attack(max_evaluations=1).attack(problem).images[0, 0, 0]
+    other = attack(max_evaluations=1, start="normal").attack(problem).images[0, 0, 0]
     assert (other[:2, :2] - other[4:6, 2:4]).abs().max() > 0.5
     assert attack(max_evaluations=60, start="patterned").attack(problem).losses[0] < 1e-2
 
