@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adversary.attacks.match import SINGLE_PRECISION
+from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
 from adversary.lockstep import lockstep
@@ -61,8 +62,10 @@ class GIDM:
     """Of phase 2; `adam` sees the gradient's sign only, with rate 0.1 down to 0 (Inverting Gradients)."""
     tv: float = 0.0
     """Weight of the mean total variation in phase 2."""
-    start: Start = "normal"
+    start: Start = "natural"
     """Where pixels start without a phase 1."""
+    coordinates: Coordinates = "natural"
+    """What L-BFGS moves in phase 2: `adversary.coordinates.Chart`."""
 
     needs: ClassVar[frozenset[str]] = frozenset(
         {"updates", "model", "batch_size", "recipe", "timesteps", "noise"}
@@ -116,25 +119,28 @@ class GIDM:
 
     def _pixels(self, problem: Problem, start: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images of phase 2 (P, pixels), and evaluations (P,)."""
-        coarse = self._distance(cast(problem, torch.float32), self.tv)
-        budget = self.max_evaluations
+        single, budget = cast(problem, torch.float32), self.max_evaluations
+        shape = tuple(problem.task.input_shape)
+        chart = Chart(shape, "pixels" if self.optimizer == "adam" else self.coordinates)
+        coarse, fine = (self._distance(one, self.tv, chart) for one in (single, problem))
+        points = chart.of(start.reshape(len(start), -1, *shape)).flatten(1)
         with twice_differentiable():
             if self.optimizer == "adam":
                 rate = cosine_decay(0.1, budget)
-                found = adam(coarse, start.float(), rate, max_evaluations=budget, signed=True, keep="last")
-                return found.points.to(start), found.evaluations
-            fine, goals = self._distance(problem, self.tv), start.new_full((len(start),), EXACT)
-            preview = Preview(coarse, SINGLE_PRECISION)
-            found = lbfgs(fine, start, Stop(max_evaluations=budget), targets=goals, preview=preview)
-        return found.points, found.evaluations
+                found = adam(coarse, points.float(), rate, max_evaluations=budget, signed=True, keep="last")
+            else:
+                goals, preview = points.new_full((len(points),), EXACT), Preview(coarse, SINGLE_PRECISION)
+                found = lbfgs(fine, points, Stop(max_evaluations=budget), targets=goals, preview=preview)
+        images = chart.images(found.points.to(start).reshape(len(start), problem.batch_size, -1))
+        return images.flatten(1), found.evaluations
 
-    def _distance(self, problem: Problem, tv: float = 0.0) -> Evaluate:
-        """Return what evaluates images (k, pixels) against the observed gradient."""
+    def _distance(self, problem: Problem, tv: float = 0.0, chart: Chart | None = None) -> Evaluate:
+        """Return what evaluates images, in a chart's coordinates (k, n), against the observed gradient."""
         distance = denoising(problem, direction if self.objective == "cosine" else None)
-        shape = (problem.batch_size, *problem.task.input_shape)
+        moved = chart or Chart(tuple(problem.task.input_shape), "pixels")
 
         def loss(point: Tensor, noise: Tensor, times: Tensor, seen: tuple[Evidence, ...]) -> Tensor:
-            images = point.reshape(shape)
+            images = moved.images(point.reshape(problem.batch_size, -1))
             value = distance(images, noise, times, seen)
             return value + tv * mean_variation(images) if tv else value
 

@@ -35,18 +35,20 @@ from fedsim.engines.environment import threads
 from fedsim.errors import InputError
 from fedsim.options import require
 
-PIXELS = {"phases": "pixels", "start": "grey"}
+PIXELS = {"phases": "pixels"}
+RELEASED = {**PIXELS, "start": "normal", "coordinates": "pixels"}
 KNOWN = [Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True, restarts=3)]
 PLUS = Way(name="GIDM+", attack="gidm_plus", options={}, restarts=5)
 JOINT = Way(name="joint descent", attack="joint", options={})
 ABLATIONS = [
     Way(name="GIDM, both phases", attack="gidm", options={}, known=True),
     Way(name="phase 1 alone", attack="gidm", options={"phases": "latents"}, known=True),
-    Way(name="DLG (phase 2 alone, from noise)", attack="gidm", options={"phases": "pixels"}, known=True),
+    Way(name="DLG (pixels alone, from noise)", attack="gidm", options=RELEASED, known=True),
+    Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True),
     Way(
         name="Inverting Gradients",
         attack="gidm",
-        options={**PIXELS, "objective": "cosine", "optimizer": "adam", "tv": 0.1},
+        options={**PIXELS, "start": "grey", "objective": "cosine", "optimizer": "adam", "tv": 0.1},
         known=True,
     ),
     PLUS,
