@@ -11,7 +11,7 @@ from adversary.objectives import one_gradient
 from adversary.problem import Evidence, Problem
 from fedsim.defenses.upload import Values, identity
 
-SHALLOW = 0.15
+SHALLOW = 0.2
 """Share of a gradient's squared length that the shallow layers have, above which they drown the deep ones."""
 
 

@@ -54,8 +54,8 @@ class InvertingGradients:
     """By Adam: one cosine over all layers (`length`, the paper's), or one a layer, and their mean (`layers`).
 
     `auto` takes the latter for captures whose shallow layers would drown the deep ones, as they do with
-    trained weights and in train mode, unless there is noise to weigh, an interval, a simulated defence, or
-    the client's own BatchNorm statistics to go by.
+    trained weights in eval mode and untrained ones in train mode, unless there is noise to weigh, an
+    interval, a simulated defence, or the client's own BatchNorm statistics to go by.
     """
     tv: float | None = None
     """Weight of the total variation, by Adam: by default 0.1, and 5 with one cosine a layer.
