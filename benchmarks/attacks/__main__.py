@@ -1,6 +1,6 @@
 """Attacks side by side with peers: the same captures, starts, stopping rule and threads, in one run.
 
-    python -m benchmarks.attacks --attack idlg|dlg|inverting --model lenet|convnet|resnet18
+    python -m benchmarks.attacks --attack idlg|dlg|inverting --model lenet|mlp|vit|convnet|resnet18
         [--n N] [--captures 1,4,16] [--peers textbook,breaching] [--data FILE.npz] [--seed S] [--json OUT]
 
 Peers attack N captures one after the other; ours attacks N of them (or more) for each number of
@@ -171,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_options(top, 16, "captures that peers attack")
     top.add_argument("--attack", choices=("idlg", "dlg", "inverting"), default="idlg")
-    top.add_argument("--model", choices=("lenet", "convnet", "resnet18"), default="lenet")
+    top.add_argument("--model", choices=("lenet", "mlp", "vit", "convnet", "resnet18"), default="lenet")
     top.add_argument("--captures", type=_numbers, default=[1, 4, 16], metavar="K,K", help="lockstep sizes")
     top.add_argument("--peers", type=lambda text: text.split(",") if text else [], default=list(PEERS))
     top.add_argument("--processes", type=_numbers, default=[1], help="of a peer, side by side")

@@ -9,10 +9,10 @@ import contextlib
 import json
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,12 @@ from benchmarks.attacks.gauge import Gauge
 from benchmarks.common import data_of, read_pool
 from benchmarks.victims import Group, Victim, groups_of
 from fedsim.seeds import derive
+
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "mlp": {"hidden": (100,), "activation": "sigmoid"},
+    "vit": {"dim": 48, "depth": 2},
+}
+"""Options of the small models beside LeNet; those of 28x28 or 32x32 have 80,000 to 310,000 parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,9 @@ def execute(cell: Cell) -> dict[str, Any]:
     pool = read_pool(argparse.Namespace(**asdict(cell)))
     images, labels = pool.draw(cell.n, cell.seed)
     known = cell.attack == "inverting"
-    victim = Victim(model=cell.model, mode="eval" if known else "train", labels_known=known)
+    options = SMALL.get(cell.model, {})
+    mode: Literal["train", "eval"] = "eval" if known else "train"
+    victim = Victim(model=cell.model, model_options=options, mode=mode, labels_known=known)
     (group,) = groups_of(victim, images, labels, pool.classes, cell.seed, per_weights=cell.n)
     dtype = torch.float64 if cell.method == "ours" else torch.float32
     chosen = list(range(cell.first, cell.first + cell.captures))
