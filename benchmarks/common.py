@@ -25,6 +25,7 @@ from fedsim.options import require
 from fedsim.seeds import numpy_generator
 
 EMBEDDED = "fashion_mnist"
+PHOTOGRAPHS = "photographs"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,9 @@ class Pool:
 
 def add_options(parser: argparse.ArgumentParser, n: int, what: str) -> None:
     """Give a benchmark the options that all share; `n` is the default number of `what`."""
-    parser.add_argument("--data", metavar="FILE.npz", help="images and labels (default: the embedded data)")
+    parser.add_argument(
+        "--data", metavar="FILE.npz", help="images and labels, or photographs (default: the embedded data)"
+    )
     parser.add_argument("--n", type=int, default=n, help=f"{what} (default {n})")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", metavar="OUT", help="write the figures here; - for standard output")
@@ -79,8 +82,8 @@ def read_pool(arguments: argparse.Namespace) -> Pool:
     require(arguments.n >= 1, "--n", arguments.n, "1 or more")
     size, classes = arguments.size, arguments.classes
     require(size is None or 8 <= size <= 1024, "--size", size, "8 to 1024 pixels")
-    name, options = ("npz", {"path": arguments.data}) if arguments.data else (EMBEDDED, {})
-    dataset = load_dataset(name, options, 0)
+    name, options = ("npz", {"path": arguments.data}) if _is_file(arguments.data) else (arguments.data, {})
+    dataset = load_dataset(name or EMBEDDED, options, 0)
     allowed = f"at least {dataset.num_classes}, the classes of the data"
     require(classes is None or classes >= dataset.num_classes, "--classes", classes, allowed)
     channels, height, width = dataset.shape
@@ -89,8 +92,13 @@ def read_pool(arguments: argparse.Namespace) -> Pool:
         split=dataset.train,
         shape=(channels, size or height, size or width),
         classes=classes or dataset.num_classes,
-        file_sha256=_file_hash(Path(arguments.data).expanduser()) if arguments.data else None,
+        file_sha256=_file_hash(Path(arguments.data).expanduser()) if _is_file(arguments.data) else None,
     )
+
+
+def _is_file(data: str | None) -> bool:
+    """Return whether `--data` names a file, and not what is installed already."""
+    return data is not None and data != PHOTOGRAPHS
 
 
 def _file_hash(path: Path) -> str:

@@ -23,6 +23,12 @@ DATASETS = Registry(
         "Xiao et al. 2017, arXiv:1708.07747",
     ),
     Entry(
+        "photographs",
+        "fedsim.data.photographs:photographs",
+        "no download: crops of eight colour photographs, 8x8 to 300x300, 8 classes",
+        "van der Walt et al. 2014, scikit-image",
+    ),
+    Entry(
         "fashion_mnist_full",
         "fedsim.data.vision:fashion_mnist_full",
         "all 70,000 grey images of clothes, 28x28, 10 classes",

@@ -42,6 +42,8 @@ def shortened(path: Path, folder: Path) -> dict[str, Any]:
         images = np.random.default_rng(0).integers(0, 256, (60, 16, 16), dtype=np.uint8)
         np.savez(folder / "images.npz", x=images, y=np.arange(60) % 3)
         changed["data.path"] = str(folder / "images.npz")
+    if path.stem == "gidm_128":
+        changed |= {"data.size": 16, "data.crops": 4}
     for number, attack in enumerate(full.adversary.attacks):
         changed[f"adversary.attacks.{number}.restarts"] = 1
         if "max_evaluations" in options_of(attack.name):
