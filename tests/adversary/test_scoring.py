@@ -145,6 +145,13 @@ def test_a_failed_attack_is_counted_as_no_leakage():
     assert entry["blind_ssim_affine"] is None
 
 
+def test_where_no_labels_are_looked_for_none_are_counted():
+    rows = score(Result(TRUTH[:1], -torch.ones_like(LABELS[:1])), TRUTH[:1], LABELS[:1], OWN, BASE, ORIGIN)
+    (entry,) = summarise(rows, privileges=[], seed=1)
+    assert entry["labels"] is None
+    assert entry["success"]["share"] == 1
+
+
 def test_entries_are_by_attack_defence_and_attacker():
     rows = rows_of(0, TRUTH[:1]) + rows_of(0, TRUTH[:1], adaptive=True) + rows_of(0, TRUTH[:1], attack="dlg")
     entries = summarise(rows, privileges=[], seed=1, notes={("dlg", ORIGIN.defense, False): "adaptive: none"})
