@@ -46,7 +46,7 @@ def list_plugins(options: Namespace) -> int:
 
 
 def attack(options: Namespace) -> int:
-    """Attack captures again, and print the summary."""
+    """Attack captures again, and print the summary; 1 where every attempt failed."""
     out = _new_folder(options.out)
     threat = options.threat_model and options.threat_model.split(",")
     with _watched(options) as bars:
@@ -60,7 +60,9 @@ def attack(options: Namespace) -> int:
             out=out,
             progress=bars,
         )
-    return _finished(result, options)
+    rows = result.summary["leakage"]
+    nothing = bool(rows) and all(row["failed"] == row["captures"] for row in rows)
+    return _finished(result, options) or int(nothing)
 
 
 def report(options: Namespace) -> int:

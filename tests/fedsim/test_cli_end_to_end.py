@@ -48,6 +48,14 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+def test_attacks_that_all_fail_are_a_failure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "broken"
+    attack = ["--attack", "test_simulation_api:Broken", "--set", "adversary.workers=0"]
+    assert main(["attack", str(folder / "run"), *attack, "--out", str(out)]) == 1
+    assert "no luck" in capsys.readouterr().out
+    assert (out / "summary.json").is_file()
+
+
 def test_a_run_leaves_its_resolved_scenario_and_a_report(folder: Path) -> None:
     run = folder / "run"
     assert load_scenario(run / "scenario.toml") == load_scenario(folder / "tiny.toml")
