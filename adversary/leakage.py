@@ -60,7 +60,9 @@ def _figures(rows: list[Row], seed: int) -> dict[str, Any]:
     for name in ("equations", "unknowns"):
         figures[name] = _median([row[name] for row in rows if row[name] is not None])
     figures["chance"] = sum(row["chance"] for row in rows) / n
-    sought = any(row["label_found"] is not None or row["status"] == "failed" for row in rows)
+    # Of an attack that always died it is not known whether it looks for labels: it found none.
+    died = all(row["status"] == "failed" for row in rows)
+    sought = died or any(row["label_found"] is not None for row in rows)
     figures["labels"] = wilson(_label_hits(rows), n) if sought else None
     blind = [row["blind"] for row in rows if row["blind"] is not None]
     figures["blind_ssim_affine"] = sum(blind) / len(blind) if blind else None

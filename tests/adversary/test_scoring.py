@@ -150,6 +150,10 @@ def test_where_no_labels_are_looked_for_none_are_counted():
     (entry,) = summarise(rows, privileges=[], seed=1)
     assert entry["labels"] is None
     assert entry["success"]["share"] == 1
+    rows += failed(LABELS[1:2], 40, dataclasses.replace(ORIGIN, capture="c1"), "killed by SIGKILL")
+    (entry,) = summarise(rows, privileges=[], seed=1)
+    assert entry["labels"] is None
+    assert entry["success"]["share"] == 0.5
 
 
 def test_entries_are_by_attack_defence_and_attacker():
