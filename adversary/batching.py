@@ -23,4 +23,4 @@ def shares(logits: Tensor, sizes: Tensor) -> Tensor:
 def averages_images(model: nn.Module) -> bool:
     """Return whether a batch's loss is the mean of its images', as it is not under its own BatchNorm."""
     norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return not any(norm.training for norm in norms)
+    return not any(norm.training or norm.running_mean is None for norm in norms)

@@ -85,3 +85,4 @@ def test_a_batch_is_not_its_images_where_it_is_normalised_by_itself() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, kernel_size=3), nn.BatchNorm2d(2))
     assert not averages_images(model)
     assert averages_images(model.eval())
+    assert not averages_images(nn.BatchNorm2d(2, track_running_stats=False).eval())
