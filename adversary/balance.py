@@ -31,7 +31,7 @@ def weighs_layers(problem: Problem, weighting: Weighting) -> bool:
 
 
 def balance(problem: Problem) -> float:
-    """Return the length of the shortest over that of the longest layer's gradient, for a random image.
+    """Return the length of the shortest over that of the longest layer's gradient, for two random images.
 
     Sigmoids make it small: each of them passes on at most a quarter (1e-6 for ResNet-20 with U(-0.5, 0.5)).
     """

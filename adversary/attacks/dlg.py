@@ -21,7 +21,7 @@ from fedsim.options import require
 class DLG:
     """Find images and soft labels whose gradient is the observed one.
 
-        min over x, y of ||dL(F(x; W), softmax(y))/dW - g*||^2, from x, y ~ N(0, 1)
+        min over x, y of ||dL(F(x; W), softmax(y))/dW - g*||^2, from y ~ N(0, 1) and x by `start`
 
     Zhu, Liu & Han, Deep Leakage from Gradients (NeurIPS 2019), Algorithm 1, with the released setting's two
     failures mended: a strong Wolfe line search (it diverges without) and float64 in the end (float32 stalls).

@@ -42,7 +42,7 @@ class GIDM:
 
     with the client's own timesteps and noise in the dummy gradient g. Huang, Hong, Chen & Roos, GIDM (2024,
     arXiv 2405.20380), with the federation's global model as the prior or one that is handed in. Where ours
-    differs: L-BFGS over the pixels, to convergence; the paper has Adam, 5,001 steps of 0.01.
+    differs: phase 2 by L-BFGS in `coordinates`, to convergence; the paper has Adam, 5,001 steps of 0.01.
     """
 
     phases: Literal["both", "latents", "pixels"] = "both"
@@ -63,7 +63,7 @@ class GIDM:
     tv: float = 0.0
     """Weight of the mean total variation in phase 2."""
     start: Start = "natural"
-    """Where pixels start without a phase 1."""
+    """Where images start without a phase 1: `adversary.starts.draw_start`."""
     coordinates: Coordinates = "natural"
     """What L-BFGS moves in phase 2: `adversary.coordinates.Chart`."""
 

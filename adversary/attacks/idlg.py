@@ -21,7 +21,7 @@ class IDLG:
     """Read the label off the classifier's gradient, then find the image whose gradient is the observed one.
 
         y = argmin over c of the gradient of the last layer's row c
-        min over x of ||dL(F(x; W), y)/dW - g*||^2, from x ~ N(0, 1)
+        min over x of ||dL(F(x; W), y)/dW - g*||^2, from x by `start`
 
     Zhao, Mopuri & Bilen, iDLG (2020), Algorithm 1; batches above 1 by the rule of `infer_labels`. Strong
     Wolfe line search and precision as in DLG.

@@ -37,8 +37,8 @@ class InvertingGradients:
 
     with one cosine over all layers. Geiping et al., Inverting Gradients (NeurIPS 2020), equation 4. Labels by
     `infer_labels` unless they are granted. Where the model has kinks (ReLU, max pooling) by Adam on the
-    gradient's sign, in float32, the deep layers first; where it is smooth by L-BFGS, which there finds the
-    image exactly.
+    gradient's sign, in float32, the deep layers first; where it is smooth by L-BFGS in natural coordinates
+    (`adversary.coordinates`), which there finds the image exactly.
     """
 
     max_evaluations: int = 1200

@@ -34,7 +34,7 @@ def match_layers(
             point,
             labels,
             split,
-            max_evaluations=max(2, max_evaluations // len(MISFITS)),
+            max_evaluations=max_evaluations // len(MISFITS),
             compare=spread_squares(spreads, misfit),
             penalty=lambda variables: box(split(variables, variables)[0]) / pixels,
             precision="double",

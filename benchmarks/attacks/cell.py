@@ -28,7 +28,7 @@ SMALL: Mapping[str, Mapping[str, Any]] = {
     "mlp": {"hidden": (100,), "activation": "sigmoid"},
     "vit": {"dim": 48, "depth": 2},
 }
-"""Options of the small models beside LeNet; those of 28x28 or 32x32 have 80,000 to 310,000 parameters."""
+"""Options of the small models beside LeNet; those of 28x28 or 32x32 have 60,000 to 310,000 parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
