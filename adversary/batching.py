@@ -9,9 +9,9 @@ ROUNDS = 6
 def shares(logits: Tensor, sizes: Tensor) -> Tensor:
     """Return how much of each image lies in each batch of an epoch, (E, S, N), of logits (E, S, N).
 
-    Each image's shares sum to one, and those of a batch to its size (S,), nearly: rows and columns are scaled
-    in turn (Sinkhorn & Knopp 1967), the columns last. Equal logits give `size / N`; the batchings that a
-    client may draw are the corners.
+    Each image's shares sum to one. Those of a batch sum to its size (S,), nearly while logits are of order
+    one, and less so the further they spread: rows and columns are scaled in turn (Sinkhorn & Knopp 1967), the
+    columns last. Equal logits give `size / N`; the batchings that a client may draw are the corners.
     """
     logs = logits
     for _ in range(ROUNDS):
