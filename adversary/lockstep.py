@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
-from adversary.objectives import matching
+from adversary.objectives import Comparison, matching
 from adversary.problem import Problem
 
 Batched = Callable[..., tuple[Tensor, Tensor]]
@@ -34,9 +34,12 @@ def lockstep(problem: Problem, loss: Callable[..., Tensor]) -> Batched:
     return batched
 
 
-def matching_losses(problem: Problem, images: Tensor, labels: Tensor) -> Tensor:
+def matching_losses(
+    problem: Problem, images: Tensor, labels: Tensor, compare: Comparison | None = None
+) -> Tensor:
     """Return the matching loss (P,) of images (P, B, *input_shape) and labels, without any prior."""
-    losses: Tensor = _mapped(matching(problem), chunk_size(problem))(images, labels, problem.evidence())
+    distance = matching(problem, compare=compare)
+    losses: Tensor = _mapped(distance, chunk_size(problem))(images, labels, problem.evidence())
     return losses
 
 

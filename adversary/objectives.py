@@ -21,7 +21,7 @@ Comparison = Callable[[Values, Evidence], Tensor]
 NAIVE = Adaptive()
 
 ROUNDING = 5e-12
-"""Relative squared error of a gradient that a client computes in float32 (measured by layer: ResNet-20)."""
+"""Relative squared error of a gradient that a client computes in float32 (`benchmarks.layer_spreads`)."""
 
 
 def one_gradient(problem: Problem, images: Tensor, labels: Tensor, seen: Evidence) -> Values:  # noqa: ARG001

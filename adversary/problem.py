@@ -154,7 +154,8 @@ class Attempt:
     labels: Tensor
     """(P, B), int64; -1 where the task has none"""
     losses: Tensor
-    """(P,): squared distance to the observed gradient over its squared length, without the prior."""
+    """(P,): squared distance to the observed gradient over its squared length, without the prior; behind many
+    sigmoids the mean of the layers'."""
     evaluations: Tensor
     """(P,), int64"""
     converged: Tensor

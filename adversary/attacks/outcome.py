@@ -3,21 +3,26 @@
 import torch
 from torch import Tensor
 
-from adversary.attacks.match import EXPLAINED
+from adversary.attacks.match import CERTIFIED, EXPLAINED
+from adversary.balance import weighs_layers
 from adversary.lockstep import matching_losses
-from adversary.objectives import noise_floor
+from adversary.objectives import layer_squares, noise_floor
 from adversary.problem import Attempt, Problem
 
 
 def judged(problem: Problem, images: Tensor, labels: Tensor, evaluations: Tensor) -> Attempt:
     """Return the attempt that these images (P, B, *input_shape) and labels (P, B) are.
 
-    Whatever an attack minimised, `losses` are those of `matching(problem)`, so that attacks compare. The
-    gradient counts as explained where the loss is at most EXPLAINED, or 1.5 times the noise floor.
+    Whatever an attack minimised, `losses` are those of `matching(problem)`, so that attacks compare; where
+    layers are weighed alike (`adversary.balance`) those of `layer_squares`, as of DLG and iDLG there. The
+    gradient counts as explained where the loss is at most EXPLAINED, or 1.5 times the noise floor; by layers
+    at most CERTIFIED.
     """
-    losses = matching_losses(problem, images, labels)
+    alike = weighs_layers(problem, "auto")
+    losses = matching_losses(problem, images, labels, layer_squares if alike else None)
     noisy = noise_floor(problem)
-    explained = losses <= torch.maximum(torch.full_like(noisy, EXPLAINED), 1.5 * noisy)
+    enough = torch.maximum(torch.full_like(noisy, EXPLAINED), 1.5 * noisy)
+    explained = losses <= (CERTIFIED if alike else enough)
     return Attempt(
         images=images, labels=labels, losses=losses, evaluations=evaluations, converged=explained.cpu()
     )

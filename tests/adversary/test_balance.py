@@ -4,7 +4,10 @@ import torch
 from torch import nn
 
 from adversary.attacks.idlg import IDLG
+from adversary.attacks.match import EXPLAINED
+from adversary.attacks.outcome import judged
 from adversary.balance import LOPSIDED, balance, layer_spreads, weighs_layers
+from adversary.lockstep import matching_losses
 from adversary.objectives import direction, layer_directions, layer_squares, relative_square, spread_squares
 from adversary.problem import Evidence, Problem, frozen_model
 from adversary.reconstruct import reconstruct
@@ -114,3 +117,13 @@ def test_the_image_behind_many_sigmoids_is_found_by_weighing_layers_alike() -> N
     (together,) = reconstruct(IDLG(max_evaluations=1500, weighting="length"), problem)
     assert (alike.images[0] - image()).abs().max() < 0.02
     assert (together.images[0] - image()).abs().max() > 0.2
+
+
+def test_behind_many_sigmoids_other_attacks_are_judged_by_layers_too() -> None:
+    problem = problem_of(deep_sigmoids, image())
+    wrong, labels = torch.full((1, 1, 1, 4, 4), 0.5, dtype=torch.float64), torch.tensor([[2]])
+    attempt = judged(problem, wrong, labels, torch.ones(1, dtype=torch.int64))
+    assert matching_losses(problem, wrong, labels) < EXPLAINED  # the classifier's gradient drowns the rest
+    assert not attempt.converged
+    right = judged(problem, image()[None, None].double(), labels, torch.ones(1, dtype=torch.int64))
+    assert right.converged
