@@ -32,6 +32,7 @@ COLUMNS = (
 COMPARED = (
     "data",
     "attack",
+    "model",
     "peer",
     "ours, at once",
     "times successes a CPU s",
@@ -77,9 +78,9 @@ def _cell(result: Mapping[str, Any]) -> list[str]:
 
 
 def _ratio(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    name, attack = one["cells"][0]["data"]["name"], one["command"]["attack"]
+    name, command = one["cells"][0]["data"]["name"], one["command"]
     shown = [show(found[clock], 2) if found[clock] else "no success" for clock in ("cpu", "good_cpu", "wall")]
-    return [name, attack, found["peer"], str(found["captures"]), *shown]
+    return [name, command["attack"], command["model"], found["peer"], str(found["captures"]), *shown]
 
 
 def _equal(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
