@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
 
 from adversary.attacks.prior_weights import prior_weights
+from adversary.lockstep import lockstep
 from adversary.objectives import Comparison, Distance, matching, noise_floor
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Minimum, Preview, Stop, lbfgs
@@ -149,11 +149,11 @@ def _evaluator(
             value = value + w * (total_variation(images) + 10 * box(images))
         return value
 
-    batched = vmap(grad_and_value(loss))
+    batched = lockstep(problem, loss)
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         own, weights = points.to(problem.like), weight[rows].to(problem.like)
-        gradients, losses = batched(own, labels[rows], problem.evidence(rows), weights)
+        losses, gradients = batched(own, labels[rows], problem.evidence(rows), weights)
         return losses.to(points), gradients.to(points)
 
     return evaluate
