@@ -61,7 +61,7 @@ def attack(options: Namespace) -> int:
             progress=bars,
         )
     rows = result.summary["leakage"]
-    nothing = bool(rows) and all(row["failed"] == row["captures"] for row in rows)
+    nothing = bool(rows) and all(row.get("failed") and row["failed"] == row["captures"] for row in rows)
     return _finished(result, options) or int(nothing)
 
 

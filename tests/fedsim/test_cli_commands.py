@@ -90,6 +90,7 @@ SUMMARY: dict[str, Any] = {
             "defense": "masking(p=0.5)",
             "adaptive": True,
             "n": 10,
+            "captures": 10,
             "ssim": {"mean": 0.912, "low": 0.85, "high": 0.95},
             "leaked": {"share": 0.9, "low": 0.596, "high": 0.982},
             "stalled": 1,
