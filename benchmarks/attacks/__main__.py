@@ -27,7 +27,7 @@ from benchmarks.attacks import breaching_peer
 from benchmarks.attacks.cell import Cell
 from benchmarks.attacks.figures import equal_psnr, rates, ratio
 from benchmarks.attacks.gauge import BUDGET
-from benchmarks.common import add_options, exit_code, machine, prints_to, show, write_json
+from benchmarks.common import add_options, exit_code, machine, prints_to, read_pool, show, write_json
 from fedsim.options import require
 
 PEERS = ("textbook", "breaching")
@@ -203,6 +203,7 @@ def run(arguments: argparse.Namespace) -> None:
     if "breaching" in arguments.peers and lacking:
         arguments.peers.remove("breaching")
         print(lacking, file=out)
+    read_pool(arguments)  # what is wrong with the data is told here, not by a cell
     results: list[dict[str, Any]] = []
     for cell, processes in cells_of(arguments):
         results.append(measure(cell, processes))
