@@ -49,7 +49,7 @@ class GIDMPlus:
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture; granted timesteps are not looked for."""
         timesteps = find_timesteps(problem) if problem.timesteps is None else problem.timesteps
-        start = problem.draw_images().flatten(1) / 2
+        start = 0.3 * problem.draw_images().flatten(1)
         noisy, evaluations = find_noisy(problem, timesteps, start, self.max_evaluations)
         single = cast(problem, torch.float32)
         pairs = [

@@ -6,6 +6,7 @@ layer's input patches, whatever the loss was; only D depends on that.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,18 @@ from fedsim.tasks.diffusion import DiffusionTask
 
 Recorded = dict[str, list[Tensor]]
 """Layer -> its inputs, in the order of its calls."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A layer on the way, as one image passes it."""
+
+    name: str
+    shape: torch.Size
+    """Of its input."""
+    positions: int
+    width: int
+    """Weights per output, K, the bias included."""
 
 
 class _Enough(Exception):
@@ -108,6 +121,20 @@ def called(problem: Problem, *, timed: bool) -> list[str]:
         task.predict(model, images, times)
     alike = {name: all(torch.equal(one[0], one[1]) for one in inputs) for name, inputs in seen.items()}
     return [name for name, same in alike.items() if same == timed]
+
+
+def places(problem: Problem) -> list[Place]:
+    """Return the plain layers that see the image, in the order of their calls; those called once."""
+    task, names = diffusion(problem), called(problem, timed=False)
+    image = problem.like.new_zeros(1, *task.input_shape)
+    with torch.no_grad(), recording(problem.model, names) as seen:
+        task.predict(problem.model, image, torch.zeros(1, dtype=torch.long, device=image.device))
+    found = []
+    for name in names:
+        if len(seen[name]) == 1:
+            rows = patches(problem.model.get_submodule(name), seen[name], 1)
+            found.append(Place(name, seen[name][0].shape, rows.shape[1], rows.shape[2]))
+    return found
 
 
 def diffusion(problem: Problem) -> DiffusionTask:

@@ -1,49 +1,30 @@
 """The noisy images, without their noise: from layers' inputs that are solved for, else from row spaces."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
+from itertools import product
 
 import torch
 from torch import Tensor
 
 from adversary.diffusion.inputs import LayerInput, is_solvable, solve_input
-from adversary.diffusion.layers import called, diffusion, patches, recording
-from adversary.diffusion.rowspace import row_spaces, with_whole_rows
-from adversary.optimizers.lbfgs import Minimum, Stop, lbfgs
+from adversary.diffusion.layers import Place, diffusion, places, recording
+from adversary.diffusion.rowspace import has_whole_rows, row_spaces
+from adversary.optimizers.lbfgs import Evaluate, Minimum, Stop, lbfgs
 from adversary.problem import Problem
 
 EXCESS = 6
 """How many numbers the solved inputs have to give for each of the noisy image, where so many are had."""
 TOLD = 10.0
 """How many times its squared misfit may be left of inputs that the noisy image explains."""
-TOO_FAR = 0.1
+EXACT = 1e-2
 """Misfit above which a solved input is not trusted."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """A layer on the way, as one image passes it."""
-
-    name: str
-    shape: torch.Size
-    """Of its input."""
-    positions: int
-    width: int
-    """Weights per output, K, the bias included."""
-
-
-def places(problem: Problem) -> list[Place]:
-    """Return the plain layers that see the image, in the order of their calls; those called once."""
-    task, names = diffusion(problem), called(problem, timed=False)
-    image = problem.like.new_zeros(1, *task.input_shape)
-    with torch.no_grad(), recording(problem.model, names) as seen:
-        task.predict(problem.model, image, torch.zeros(1, dtype=torch.long, device=image.device))
-    found = []
-    for name in names:
-        if len(seen[name]) == 1:
-            rows = patches(problem.model.get_submodule(name), seen[name], 1)
-            found.append(Place(name, seen[name][0].shape, rows.shape[1], rows.shape[2]))
-    return found
+SETTLE = 100
+"""Evaluations after which a search by row spaces has an image, though perhaps a shifted one."""
+SHIFTS, REACH = 3, 2
+"""How often images are moved, and by how many positions of the coarsest layer each way at most."""
+NEAR = 2.0
+"""How many times its loss a moved image may have to be looked at; wrong ones have 3 to 5 times it."""
 
 
 def solved_inputs(problem: Problem, where: list[Place]) -> dict[str, LayerInput]:
@@ -59,7 +40,7 @@ def solved_inputs(problem: Problem, where: list[Place]) -> dict[str, LayerInput]
             continue
         assert isinstance(layer, torch.nn.Conv2d)
         one = solve_input(layer, place.name, problem.target, place.shape, place.positions)
-        if one.misfit < TOO_FAR:
+        if one.misfit < EXACT:
             found[place.name] = one
             had += one.value.numel()
     return found
@@ -97,12 +78,56 @@ def misfit(inputs: dict[str, LayerInput]) -> float:
 
 
 def by_row_spaces(
-    problem: Problem, names: list[str], timesteps: Tensor, start: Tensor, max_evaluations: int
+    problem: Problem, where: list[Place], timesteps: Tensor, start: Tensor, max_evaluations: int
 ) -> Minimum:
-    """Return the noisy images (P, pixels) that the layers' row spaces lead to, or the start."""
-    names = with_whole_rows(problem, names)
-    stop = Stop(max_evaluations=max_evaluations if names else 1)
-    return lbfgs(row_spaces(problem, names, timesteps), start, stop)
+    """Return the noisy images (P, pixels) that the layers' row spaces lead to from `start`.
+
+    Row spaces do not know in which order the patches come: an image that is moved by a position of the
+    coarsest layer has nearly the same ones, all but those at the edge, and searches end there. So each
+    one is moved back where that leads further down.
+    """
+    evaluate, step = row_spaces(problem, where, timesteps), coarsest(problem, where)
+    settled = min(SETTLE, max_evaluations // 4)
+    found = lbfgs(evaluate, start, Stop(max_evaluations=max(1, settled)))
+    for _ in range(SHIFTS if settled == SETTLE else 0):
+        moved, losses, tried = nearest_shift(problem, evaluate, found.points, step)
+        spent = found.evaluations + tried
+        found = replace(found, evaluations=spent)
+        if not bool((losses < NEAR * found.losses).any()):
+            break
+        other = lbfgs(evaluate, moved, Stop(max_evaluations=SETTLE // 2))
+        better = other.losses < found.losses
+        points = torch.where(better[:, None], other.points, found.points)
+        lower = torch.minimum(other.losses, found.losses)
+        found = replace(found, points=points, losses=lower, evaluations=spent + other.evaluations)
+        if not bool(better.any()):
+            break
+    left = max(1, max_evaluations - int(found.evaluations.max()))
+    last = lbfgs(evaluate, found.points, Stop(max_evaluations=left, patience=50, min_progress=1e-3))
+    return replace(last, evaluations=last.evaluations + found.evaluations)
+
+
+def nearest_shift(
+    problem: Problem, evaluate: Evaluate, points: Tensor, step: int
+) -> tuple[Tensor, Tensor, int]:
+    """Return of points (P, pixels) with one image moved those of least loss, their losses (P,), how many."""
+    shape, moves = (problem.batch_size, *problem.task.input_shape), range(-REACH, REACH + 1)
+    ways = [way for way in product(range(problem.batch_size), moves, moves) if way[1:] != (0, 0)]
+    rows, best = torch.arange(len(points), device=points.device), torch.full_like(points[:, 0], math.inf)
+    nearest = points
+    for image, down, across in ways:
+        moved = points.reshape(-1, *shape).clone()
+        moved[:, image] = moved[:, image].roll((step * down, step * across), dims=(-2, -1))
+        losses = evaluate(moved.flatten(1), rows)[0]
+        nearest = torch.where((losses < best)[:, None], moved.flatten(1), nearest)
+        best = torch.minimum(best, losses)
+    return nearest, best, len(ways)
+
+
+def coarsest(problem: Problem, where: list[Place]) -> int:
+    """Return how many pixels a position of the coarsest layer is wide."""
+    widths = [place.shape[-1] for place in where if len(place.shape) == 4]
+    return max(1, problem.task.input_shape[-1] // min(widths, default=problem.task.input_shape[-1]))
 
 
 def find_noisy(
@@ -110,11 +135,9 @@ def find_noisy(
 ) -> tuple[Tensor, Tensor]:
     """Return noisy images (P, B, C, H, W) at `timesteps` (P, B) from `start` (P, pixels), evaluations (P,).
 
-    From solved inputs where there are any; by row spaces from there on where these do not tell all.
+    From solved inputs where these tell all; by row spaces else, from where the former led to.
     """
-    where = places(problem)
-    size = problem.batch_size
-    names = [place.name for place in where if size * place.positions < place.width]
+    where, size = places(problem), problem.batch_size
     found, spent, told = start.clone(), torch.zeros(len(start), dtype=torch.int64), []
     for row in range(len(start) if size == 1 else 0):
         one = problem.select([row])
@@ -124,9 +147,11 @@ def find_noisy(
             found[row], spent[row] = reached.points[0], reached.evaluations[0]
             told += [row] if reached.losses[0] <= TOLD * misfit(inputs) ** 2 else []
     rest = [row for row in range(len(start)) if row not in told]
-    if rest:
+    where = [place for place in where if size * place.positions < place.width]
+    where = [place for place in where if has_whole_rows(problem, place)]
+    if rest and where:
         part = problem.select(rest)
-        reached = by_row_spaces(part, names, timesteps[rest], found[rest], max_evaluations)
+        reached = by_row_spaces(part, where, timesteps[rest], found[rest], max_evaluations)
         found[rest] = reached.points
         spent[rest] += reached.evaluations
     return found.reshape(len(found), size, *problem.task.input_shape), spent

@@ -2,12 +2,18 @@
 
 For a layer whose gradient is `D [U(x_t) | 1]`, with fewer positions than weights per output, the rows of the
 gradient lie in the row space of its patches, whatever loss, target and noise were. It asks for x_t alone.
+What is compared is an orthonormal basis of those rows and not the rows: these are nearly parallel, so that a
+wrong image explains most of their energy and no slope leads on.
 """
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from adversary.diffusion.layers import diffusion, layer_gradient, patches, presence, recording
+from adversary.diffusion.layers import Place, diffusion, layer_gradient, patches, presence, recording
+from adversary.objectives import NAIVE, ROUNDING
 from adversary.optimizers.lbfgs import Evaluate
 from adversary.problem import Problem
 
@@ -15,20 +21,22 @@ RIDGE = 1e-9
 """Of the Gram matrices, over their mean diagonal entry."""
 
 
-def row_spaces(problem: Problem, names: list[str], timesteps: Tensor) -> Evaluate:
+def row_spaces(problem: Problem, where: Sequence[Place], timesteps: Tensor) -> Evaluate:
     r"""Return what evaluates noisy images (k, pixels of a batch) of captures at `timesteps` (P, B).
 
-    The mean over the layers of $1 - \|A P_U\|^2 / \|A\|^2$, A the rows of the observed gradient whose entries
-    are all present, $P_U$ the projection on the span of the patches' rows. Free of the gradient's length.
+    $\sum_l \|A_l (I - P_{U_l})\|^2 / \sum_l \|A_l\|^2$ over the layers, A by `trusted_basis` and $P_U$ the
+    projection on the span of the patches' rows. Free of the gradient's length.
     """
-    observed = {name: _whole_rows(problem, name) for name in names}
+    names = [place.name for place in where]
+    observed = {place.name: trusted_basis(problem, place) for place in where}
+    whole = torch.stack([basis.flatten(1).square().sum(dim=1) for basis in observed.values()]).sum(dim=0)
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         if not names:
             return points.new_ones(len(points)), torch.zeros_like(points)
         point = points.detach().requires_grad_()
-        losses = torch.stack([_beyond(u, observed[n][rows]) for n, u in patches_at(point, rows).items()])
-        losses = losses.mean(dim=0)
+        beyond = [_beyond(u, observed[n][rows]) for n, u in patches_at(point, rows).items()]
+        losses = torch.stack(beyond).sum(dim=0) / whole[rows]
         return losses.detach(), torch.autograd.grad(losses.sum(), point)[0]
 
     def patches_at(point: Tensor, rows: Tensor) -> dict[str, Tensor]:
@@ -40,26 +48,45 @@ def row_spaces(problem: Problem, names: list[str], timesteps: Tensor) -> Evaluat
     return evaluate
 
 
-def with_whole_rows(problem: Problem, names: list[str]) -> list[str]:
-    """Return the layers of which every capture has a row that is all there, and not zero."""
-    return [name for name in names if bool(_whole_rows(problem, name).flatten(1).any(dim=1).all())]
+def trusted_basis(problem: Problem, place: Place) -> Tensor:
+    r"""Return `w_k v_k` (P, R, K): the right singular vectors of `[dW | db]`, each as far as it is trusted.
+
+    $w = (s^2 / (s^2 + n^2))^2$ with s the singular value and $n = \sigma (\sqrt{O} + \sqrt{K})$ the largest
+    of noise alone (Davidson & Szarek 2001, theorem II.13). Rows of which an entry is absent are left out.
+    """
+    layer = problem.model.get_submodule(place.name)
+    gradient = layer_gradient(layer, place.name, problem.target)
+    gradient = gradient * (layer_gradient(layer, place.name, presence(problem)) > 0).all(dim=2, keepdim=True)
+    found = torch.linalg.svd(gradient, full_matrices=False)
+    noise = entry_noise(problem, f"{place.name}.weight") * sum(math.sqrt(side) for side in gradient.shape[1:])
+    squares = found.S.square()
+    trust = squares / (squares + noise[:, None].square()).clamp(min=torch.finfo(squares.dtype).tiny)
+    count = problem.batch_size * place.positions
+    basis: Tensor = trust.square()[:, :count, None] * found.Vh[:, :count]
+    return basis
+
+
+def has_whole_rows(problem: Problem, place: Place) -> bool:
+    """Return whether each capture shows a row of the layer's gradient that is all there, and not zero."""
+    return bool((trusted_basis(problem, place).flatten(1).norm(dim=1) > 0).all())
+
+
+def entry_noise(problem: Problem, name: str) -> Tensor:
+    """Return the standard deviation (P,) of what disturbs a parameter's entries, as far as it is known of.
+
+    Rounding to float32 in the client's sums, noise, and what intervals leave open.
+    """
+    rounding = ROUNDING * problem.target[name].flatten(1).square().mean(dim=1)
+    noise = ((problem.knowledge or NAIVE).noise_std / problem.unit) ** 2
+    slack = problem.slack[name].flatten(1).square().mean(dim=1) / 3 if name in problem.slack else 0.0
+    return (rounding + noise + slack).sqrt()
 
 
 def _beyond(rows: Tensor, observed: Tensor) -> Tensor:
-    """Return the share (k,) of `observed` (k, O, K), of unit length, that `rows` (k, L, K) do not span."""
+    """Return how much, squared, of `observed` (k, R, K) the `rows` (k, L, K) do not span, (k,)."""
     gram = rows @ rows.mT
     ridge = RIDGE * gram.diagonal(dim1=1, dim2=2).mean(dim=1)
     gram = gram + ridge[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     half = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), rows @ observed.mT, upper=False)
     explained: Tensor = half.flatten(1).square().sum(dim=1)
-    return 1 - explained
-
-
-def _whole_rows(problem: Problem, name: str) -> Tensor:
-    """Return `[dW | db]` (P, O, K) of a layer at unit length, rows with an absent entry as zeros."""
-    layer = problem.model.get_submodule(name)
-    gradient = layer_gradient(layer, name, problem.target)
-    gradient = gradient * (layer_gradient(layer, name, presence(problem)) > 0).all(dim=2, keepdim=True)
-    length = gradient.flatten(1).norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
-    unit: Tensor = gradient / length[:, None, None]
-    return unit
+    return observed.flatten(1).square().sum(dim=1) - explained

@@ -7,8 +7,8 @@ import torch
 from denoisers import Drawn, drawn
 
 from adversary.attacks.gidm_plus import GIDMPlus
-from adversary.diffusion.layers import called, layer_gradient, patches, recording
-from adversary.diffusion.noisy import places, solved_inputs
+from adversary.diffusion.layers import called, layer_gradient, patches, places, recording
+from adversary.diffusion.noisy import solved_inputs
 from adversary.diffusion.residual import solve_target
 from adversary.diffusion.rowspace import row_spaces
 from adversary.diffusion.timesteps import find_timesteps
@@ -69,8 +69,8 @@ def test_inputs_of_layers_of_full_rank_are_solved_for(pair):
 
 
 def test_row_spaces_know_the_noisy_image_from_others(pair):
-    names = [p.name for p in places(pair.problem) if p.positions < p.width]
-    evaluate = row_spaces(pair.problem, names, pair.timesteps)
+    where = [place for place in places(pair.problem) if place.positions < place.width]
+    evaluate = row_spaces(pair.problem, where, pair.timesteps)
     right, other = pair.noisy.flatten(1), pair.noisy.flip(0).flatten(1)
     rows = torch.arange(2)
     assert evaluate(right, rows)[0].max() < 1e-5
