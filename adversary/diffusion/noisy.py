@@ -9,7 +9,7 @@ from torch import Tensor
 
 from adversary.diffusion.inputs import LayerInput, is_solvable, solve_input
 from adversary.diffusion.layers import Place, diffusion, places, recording
-from adversary.diffusion.rowspace import has_whole_rows, row_spaces
+from adversary.diffusion.rowspace import is_usable, row_spaces
 from adversary.optimizers.lbfgs import Evaluate, Minimum, Stop, lbfgs
 from adversary.problem import Problem
 
@@ -147,8 +147,7 @@ def find_noisy(
             found[row], spent[row] = reached.points[0], reached.evaluations[0]
             told += [row] if reached.losses[0] <= TOLD * misfit(inputs) ** 2 else []
     rest = [row for row in range(len(start)) if row not in told]
-    where = [place for place in where if size * place.positions < place.width]
-    where = [place for place in where if has_whole_rows(problem, place)]
+    where = [place for place in where if is_usable(problem, place)]
     if rest and where:
         part = problem.select(rest)
         reached = by_row_spaces(part, where, timesteps[rest], found[rest], max_evaluations)
