@@ -136,6 +136,7 @@ def _beyond(rows: Tensor, known: Rows) -> Tensor:
             gram = torch.einsum("kip,krp,kjp->krij", rows, shown, rows)  # (k, R, L, L)
             product = (rows @ (observed * shown).mT).mT[..., None]  # (k, R, L, 1)
         ridge = RIDGE * gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[..., None, None]
+        ridge = ridge.clamp(min=1e-30)  # a row of which nothing is known
         gram = gram + ridge * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         found = torch.cholesky_solve(product, torch.linalg.cholesky(gram))
         coefficients = found.mT if shown is None else found[..., 0]

@@ -1,18 +1,20 @@
 """GIDM and GIDM+ against the gradients of diffusion models.
 
-    python -m benchmarks.gidm known|unknown|ablations|defenses [--data FILE.npz] [--n N] [--seed S]
+    python -m benchmarks.gidm known|unknown|ablations|defenses|timesteps [--data FILE.npz] [--n N] [--seed S]
         [--size PIXELS] [--channels 32 64 64] [--weights FILE.safetensors] [--json OUT]
     python -m benchmarks.gidm table FILE.json ... [--into docs/gidm.md]
 
 One image a capture, gradients in float32, timesteps spread evenly over T (or `--share` of it). `known` grants
-timestep and noise (GIDM), `unknown` neither (GIDM+, and joint descent with `--joint`). Medians have
-bootstrap intervals, shares Wilson's; CPU seconds are those of the process.
+timestep and noise (GIDM), `unknown` neither (GIDM+, and joint descent with `--joint`), `timesteps` looks
+for nothing else, under each defence. Medians have bootstrap intervals, shares Wilson's; CPU seconds are
+those of the process.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ PIXELS = {"phases": "pixels"}
 RELEASED = {**PIXELS, "start": "normal", "coordinates": "pixels"}
 KNOWN = [Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True, restarts=3)]
 PLUS = Way(name="GIDM+", attack="gidm_plus", options={}, restarts=5)
+TIMESTEPS = Way(name="timesteps alone", attack="timesteps", options={})
 JOINT = Way(name="joint descent", attack="joint", options={})
 ABLATIONS = [
     Way(name="GIDM, both phases", attack="gidm", options={}, known=True),
@@ -60,6 +63,7 @@ DEFENSES = (
     {"name": "quantizing", "dtype": "bf16"},
     {"name": "clipping", "norm": 1.0},
     {"name": "noising", "std": 1e-4},
+    {"name": "noising", "std": 1e-3},
     {"name": "pruning", "fraction": 0.5},
     {"name": "masking", "p": 0.5},
 )
@@ -70,11 +74,16 @@ Setting = tuple[str, Way, dict[str, Any] | None, bool]
 def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     """Return the rows of the table that a subcommand measures."""
     if arguments.what == "defenses":
+        way = replace(KNOWN[0] if arguments.granted else PLUS, restarts=2)
         return [
-            (f"{', '.join(map(str, table.values()))}, {'adaptive' if known else 'naive'}", PLUS, table, known)
+            (f"{', '.join(map(str, table.values()))}, {'adaptive' if known else 'naive'}", way, table, known)
+            for known in (True, False)
             for table in DEFENSES
-            for known in (False, True)
         ]
+    if arguments.what == "timesteps":
+        tables = (None, *DEFENSES)
+        names = ["undefended", *(", ".join(map(str, table.values())) for table in DEFENSES)]
+        return [(name, TIMESTEPS, table, True) for name, table in zip(names, tables, strict=True)]
     ways = {"known": KNOWN, "unknown": [PLUS, *([JOINT] if arguments.joint else [])], "ablations": ABLATIONS}
     return [(way.name, way, None, False) for way in ways[arguments.what]]
 
@@ -162,7 +171,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.gidm", description=(__doc__ or "").splitlines()[0]
     )
     commands = top.add_subparsers(dest="what", required=True)
-    for what, n in (("known", 20), ("unknown", 20), ("ablations", 4), ("defenses", 4)):
+    for what, n in (("known", 20), ("unknown", 20), ("ablations", 4), ("defenses", 4), ("timesteps", 100)):
         command = commands.add_parser(what)
         add_options(command, n, "captures, one image each")
         command.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net")
@@ -174,6 +183,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--weights", metavar="FILE.safetensors", help="a trained denoiser")
         command.add_argument("--others", type=int, default=1000, help="images to find the nearest one in")
         command.add_argument("--joint", action="store_true", help="unknown: joint descent as well")
+        command.add_argument("--granted", action="store_true", help="defenses: GIDM in place of GIDM+")
         command.add_argument("--threads", type=int, default=1)
     command = commands.add_parser("table")
     command.add_argument("files", nargs="+", type=Path)

@@ -46,7 +46,7 @@ class Way:
 
     name: str
     attack: str
-    """Of the registry, or `joint`, `prior`, `nearest`."""
+    """Of the registry, or `joint`, `prior`, `nearest`, `timesteps`."""
     options: Mapping[str, Any]
     known: bool = False
     """Whether timestep and noise are granted."""
@@ -58,11 +58,20 @@ def measure(way: Way, cases: Iterable[Case], others: Tensor, progress: Callable[
     rows = []
     for case in cases:
         worked = time.process_time()
-        row = _reference(way, case, others) if way.attack in ("prior", "nearest") else _attacked(way, case)
+        row = _row(way, case, others)
         row |= {"case": case.number, "cpu_seconds": time.process_time() - worked}
         progress(row)
         rows.append(row)
     return rows
+
+
+def _row(way: Way, case: Case, others: Tensor) -> Row:
+    if way.attack in ("prior", "nearest"):
+        return _reference(way, case, others)
+    if way.attack == "timesteps":
+        found = find_timesteps(case.problem)
+        return {"timestep": int(case.timesteps[0]), "timestep_found": int(found[0, 0])}
+    return _attacked(way, case)
 
 
 def _attacked(way: Way, case: Case) -> Row:
@@ -116,6 +125,7 @@ def _figures(rows: list[Row]) -> dict[str, Any]:
         found[key] = median(values) if values else None
     if "timestep_found" in rows[0]:
         found["timestep"] = share([row["timestep_found"] == row["timestep"] for row in rows])
-    found["success"] = share([row["psnr"] >= GOOD for row in rows])
-    found["first start"] = share([row["psnr"] >= GOOD and row.get("starts", 1) == 1 for row in rows])
+    if "psnr" in rows[0]:
+        found["success"] = share([row["psnr"] >= GOOD for row in rows])
+        found["first start"] = share([row["psnr"] >= GOOD and row.get("starts", 1) == 1 for row in rows])
     return found

@@ -8,9 +8,9 @@ from denoisers import Drawn, drawn
 
 from adversary.attacks.gidm_plus import GIDMPlus
 from adversary.diffusion.layers import called, layer_gradient, patches, places, recording
-from adversary.diffusion.noisy import solved_inputs
+from adversary.diffusion.noisy import coarsest, find_noisy, nearest_shift, solved_inputs
 from adversary.diffusion.residual import solve_target
-from adversary.diffusion.rowspace import row_spaces
+from adversary.diffusion.rowspace import is_usable, row_spaces
 from adversary.diffusion.timesteps import find_timesteps
 from adversary.metrics import psnr
 from adversary.problem import Problem
@@ -82,6 +82,49 @@ def test_row_spaces_know_the_noisy_image_from_others(pair):
         evaluate(other, rows)[1],
     )
     torch.testing.assert_close(up - down, 2 * (slope * step).sum(dim=1), rtol=1e-4, atol=1e-12)
+
+
+def test_row_spaces_of_masked_rows_go_by_the_entries_that_are_there(pair):
+    """Zero for the truth, as unmasked; what stands in absent entries does not matter."""
+    masks = {
+        name: torch.rand(value.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+        for name, value in pair.problem.target.items()
+    }
+    target = {name: torch.where(masks[name], value, 7.0) for name, value in pair.problem.target.items()}
+    masked = replace(pair.problem, target=target, present=masks)
+    where = [place for place in places(masked) if is_usable(masked, place)]
+    evaluate = row_spaces(masked, where, pair.timesteps)
+    assert where
+    assert evaluate(pair.noisy.flatten(1), torch.arange(2))[0].max() < 1e-5
+    assert evaluate(pair.noisy.flip(0).flatten(1), torch.arange(2))[0].min() > 1e-3
+
+
+def test_images_that_are_moved_are_moved_back(pair):
+    """By a position of the coarsest layer, where searches by row spaces also end."""
+    where = [place for place in places(pair.problem) if is_usable(pair.problem, place)]
+    evaluate, step = row_spaces(pair.problem, where, pair.timesteps), coarsest(pair.problem, where)
+    moved = pair.noisy.roll((step, -step), dims=(-2, -1)).flatten(1)
+    back, losses, tried = nearest_shift(pair.problem, evaluate, moved, step)
+    assert step == 2
+    assert tried == 24
+    torch.testing.assert_close(back, pair.noisy.flatten(1))
+    assert losses.max() < 1e-5
+
+
+def test_noise_that_hides_layers_inputs_leaves_the_noisy_image_to_row_spaces(pair):
+    """At a tenth of a percent of each entry's size linear solving is over; the search is not."""
+    one = pair.problem.select([0])
+    std = 1e-3 * float(torch.cat([v.flatten() for v in one.target.values()]).square().mean().sqrt())
+    generator = torch.Generator().manual_seed(0)
+    noisy = {
+        name: value + std * torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for name, value in one.target.items()
+    }
+    problem = replace(one, target=noisy, knowledge=Adaptive(noise_std=std))
+    assert not solved_inputs(problem, places(problem))
+    found, _ = find_noisy(problem, pair.timesteps[:1], 0.3 * problem.draw_images().flatten(1), 400)
+    gap = (found - pair.noisy[:1]).square().mean() / 4
+    assert -10 * gap.log10() > 25
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

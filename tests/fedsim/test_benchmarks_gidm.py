@@ -55,7 +55,7 @@ def test_references_need_no_gradient():
     assert prior["psnr"] < 20
 
 
-@pytest.mark.parametrize("what", ["known", "unknown", "ablations", "defenses"])
+@pytest.mark.parametrize("what", ["known", "unknown", "ablations", "defenses", "timesteps"])
 def test_each_subcommand_has_rows_and_says_what_it_grants(what):
     rows = settings_of(parser().parse_args([what]))
     assert rows
@@ -72,6 +72,13 @@ def test_under_each_defense_the_attack_runs_and_tells_the_timestep(defense, adap
     attempt = GIDMPlus(max_evaluations=3, iterations=3, polish=3).attack(case.problem)
     assert attempt.images.isfinite().all()
     assert attempt.parts["timesteps"].tolist() == [case.timesteps.tolist()]
+
+
+def test_timesteps_alone_are_counted_under_each_defense(capsys):
+    assert main(["timesteps", "--n", "2", "--size", "8", "--channels", "32", "64"]) == 0
+    lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| all |" in line]
+    assert len(lines) == 1 + len(DEFENSES)
+    assert all(line[10].startswith("100 ") for line in lines)
 
 
 def test_a_table_of_what_was_measured(tmp_path, capsys):
