@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adversary.attacks.match import SINGLE_PRECISION
+from adversary.attacks.prior_weights import noise_weight
 from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
@@ -19,7 +20,7 @@ from adversary.objectives import direction
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Preview, Stop, lbfgs
 from adversary.precision import cast
-from adversary.priors import mean_variation
+from adversary.priors import box, mean_variation, total_variation
 from adversary.problem import Attempt, Evidence, Problem, frozen_model
 from adversary.starts import Start, draw_start
 from fedsim.errors import InputError
@@ -61,7 +62,7 @@ class GIDM:
     optimizer: Literal["lbfgs", "adam"] = "lbfgs"
     """Of phase 2; `adam` sees the gradient's sign only, with rate 0.1 down to 0 (Inverting Gradients)."""
     tv: float = 0.0
-    """Weight of the mean total variation in phase 2."""
+    """Weight of the mean total variation in phase 2; noise that is known of has a prior of its own."""
     start: Start = "natural"
     """Where images start without a phase 1: `adversary.starts.draw_start`."""
     coordinates: Coordinates = "natural"
@@ -122,7 +123,8 @@ class GIDM:
         single, budget = cast(problem, torch.float32), self.max_evaluations
         shape = tuple(problem.task.input_shape)
         chart = Chart(shape, "pixels" if self.optimizer == "adam" else self.coordinates)
-        coarse, fine = (self._distance(one, self.tv, chart) for one in (single, problem))
+        weight = self._prior_weight(problem)
+        coarse, fine = (self._distance(one, weight.to(one.like), chart) for one in (single, problem))
         points = chart.of(start.reshape(len(start), -1, *shape)).flatten(1)
         with twice_differentiable():
             if self.optimizer == "adam":
@@ -134,14 +136,31 @@ class GIDM:
         images = chart.images(found.points.to(start).reshape(len(start), problem.batch_size, -1))
         return images.flatten(1), found.evaluations
 
-    def _distance(self, problem: Problem, tv: float = 0.0, chart: Chart | None = None) -> Evaluate:
+    def _prior_weight(self, problem: Problem) -> Tensor:
+        """Return how much the prior of images weighs in phase 2 beside `tv`, (P,): by the known noise."""
+        knowledge = problem.knowledge
+        if knowledge is None or knowledge.noise_std == 0:
+            return torch.zeros(len(problem), dtype=problem.like.dtype, device=problem.like.device)
+        return noise_weight(problem)
+
+    def _distance(
+        self, problem: Problem, weight: Tensor | None = None, chart: Chart | None = None
+    ) -> Evaluate:
         """Return what evaluates images, in a chart's coordinates (k, n), against the observed gradient."""
         distance = denoising(problem, direction if self.objective == "cosine" else None)
         moved = chart or Chart(tuple(problem.task.input_shape), "pixels")
 
-        def loss(point: Tensor, noise: Tensor, times: Tensor, seen: tuple[Evidence, ...]) -> Tensor:
+        tv = 0.0 if weight is None else self.tv
+        weights = torch.zeros_like(problem.like.flatten(1)[:, 0]) if weight is None else weight
+        noisy = bool((weights > 0).any())
+
+        def loss(
+            point: Tensor, noise: Tensor, times: Tensor, seen: tuple[Evidence, ...], w: Tensor
+        ) -> Tensor:
             images = moved.images(point.reshape(problem.batch_size, -1))
             value = distance(images, noise, times, seen)
+            if noisy:
+                value = value + w * (total_variation(images) + 10 * box(images))
             return value + tv * mean_variation(images) if tv else value
 
         batched = lockstep(problem, loss)
@@ -150,7 +169,8 @@ class GIDM:
         noise, times = problem.noise.to(problem.like), problem.timesteps
 
         def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            losses, gradients = batched(points.to(noise), noise[rows], times[rows], problem.evidence(rows))
+            seen = problem.evidence(rows)
+            losses, gradients = batched(points.to(noise), noise[rows], times[rows], seen, weights[rows])
             return losses.to(points), gradients.to(points)
 
         return evaluate

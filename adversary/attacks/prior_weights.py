@@ -1,13 +1,14 @@
 """How much the prior of images weighs against the distance of gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import sqrt
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversary.labels import infer_labels
 from adversary.problem import Problem
+from fedsim.tasks.diffusion import DiffusionTask
 
 ANNEALED = (1e-5, 1e-6, 1e-7, 1e-8)
 """Weights, one stage after the other, where entries are missing or known to an interval, without noise."""
@@ -53,10 +54,7 @@ def sensitivity(problem: Problem, length: Tensor) -> Tensor:
     shape = (2, problem.batch_size, *problem.task.input_shape)
     draws = problem.draw(*shape)
     start, there = 0.5 + 0.2 * draws[:, 0], 0.5 + 0.2 * draws[:, 0] + STEP * draws[:, 1]
-    labels = _labels(problem)
-    before, after = (
-        [problem.gradient(*pair) for pair in zip(x, labels, strict=True)] for x in (start, there)
-    )
+    before, after = _gradients(problem, start), _gradients(problem, there)
     first = {name: torch.stack([one[name] for one in before]) for name in problem.target}
     change = {name: torch.stack([one[name] for one in after]) - value for name, value in first.items()}
     moved: Tensor = _length(problem, change) / (draws[:, 1] * STEP).flatten(1).norm(dim=1)
@@ -64,6 +62,20 @@ def sensitivity(problem: Problem, length: Tensor) -> Tensor:
         tiny = torch.finfo(length.dtype).tiny
         return moved * length / _length(problem, first).clamp(min=tiny)
     return moved
+
+
+def _gradients(problem: Problem, images: Tensor) -> list[dict[str, Tensor]]:
+    """Return each capture's gradient for images (P, B, *input_shape), by parameter."""
+    if not isinstance(problem.task, DiffusionTask):
+        return [problem.gradient(*pair) for pair in zip(images, _labels(problem), strict=True)]
+    task, times, noise = problem.task, problem.timesteps, problem.noise
+    assert times is not None
+    assert noise is not None
+
+    def loss_of(row: int) -> Callable[[nn.Module], Tensor]:
+        return lambda model: task.loss_at(model, images[row], times[row], noise[row].to(images))
+
+    return [problem.gradient_of(loss_of(row)) for row in range(len(problem))]
 
 
 def _labels(problem: Problem) -> Tensor:
