@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from adversary.diffusion.layers import diffusion
-from adversary.objectives import NAIVE
+from adversary.objectives import NAIVE, noise_floor
 from adversary.optimizers.cgls import cgls
 from adversary.problem import Problem
 from fedsim.models.attention import twice_differentiable
@@ -49,7 +49,9 @@ def solve_target(
         wanted = observed * prediction.numel() / 2
         # Further down float32 has lost the conjugacy of its directions, and would climb again.
         tolerance = 10 * torch.finfo(wanted.dtype).eps
-        found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance, fit=FIT)
+        # Nor is there anything to be fitted below the noise that the attacker knows of.
+        fit = max(FIT, float(noise_floor(problem)[0].sqrt()))
+        found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance, fit=fit)
         found = found.reshape(prediction.shape)
     prediction = prediction.detach()
     if (problem.knowledge or NAIVE).scale_free:
