@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -232,6 +233,7 @@ def command_line(module: str, command: Mapping[str, Any], skip: Sequence[str] = 
         if key in ("data", "weights"):
             value = Path(value).name
         separator = "," if module == "benchmarks.attacks" else " "
-        text = separator.join(map(str, value)) if isinstance(value, list) else str(value)
-        words.append(text if key == "what" else f"--{key.replace('_', '-')} {text}")
+        text = separator.join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
+        flag = f"--{key.replace('_', '-')}"
+        words.append(text if key == "what" else flag if value is True else f"{flag} {text}")
     return " ".join(words)

@@ -88,6 +88,14 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     return [(way.name, way, None, False) for way in ways[arguments.what]]
 
 
+def chosen(arguments: argparse.Namespace) -> list[Setting]:
+    """Return the settings of which `--rows` names a part. Raises InputError where it names none."""
+    settings = settings_of(arguments)
+    found = [setting for setting in settings if (arguments.rows or "") in setting[0]]
+    require(bool(found), "--rows", arguments.rows, "part of " + "; ".join(name for name, *_ in settings))
+    return found
+
+
 def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the figures of each row, and the scores of every image."""
     pool = read_pool(arguments)
@@ -95,7 +103,7 @@ def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         arguments.n + min(arguments.others, len(pool.split) - arguments.n), arguments.seed
     )
     victims, others = images[: arguments.n], images[arguments.n :]
-    for name, way, defense, known in settings_of(arguments):
+    for name, way, defense, known in chosen(arguments):
 
         def progress(row: Row, name: str = name) -> None:
             told = {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}
@@ -183,6 +191,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--weights", metavar="FILE.safetensors", help="a trained denoiser")
         command.add_argument("--others", type=int, default=1000, help="images to find the nearest one in")
         command.add_argument("--joint", action="store_true", help="unknown: joint descent as well")
+        command.add_argument("--rows", metavar="TEXT", help="only those rows whose name has this in it")
         command.add_argument("--granted", action="store_true", help="defenses: GIDM in place of GIDM+")
         command.add_argument("--threads", type=int, default=1)
     command = commands.add_parser("table")

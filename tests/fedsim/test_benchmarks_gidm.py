@@ -7,7 +7,7 @@ import torch
 
 from adversary.attacks.gidm_plus import GIDMPlus
 from benchmarks.common import read_pool
-from benchmarks.gidm.__main__ import DEFENSES, main, parser, settings_of
+from benchmarks.gidm.__main__ import DEFENSES, chosen, main, parser, settings_of
 from benchmarks.gidm.cases import cases
 from benchmarks.gidm.measure import Way, figures, measure
 
@@ -79,6 +79,13 @@ def test_timesteps_alone_are_counted_under_each_defense(capsys):
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| all |" in line]
     assert len(lines) == 1 + len(DEFENSES)
     assert all(line[10].startswith("100 ") for line in lines)
+
+
+def test_rows_are_chosen_by_a_part_of_their_name(capsys):
+    only = chosen(parser().parse_args(["defenses", "--rows", "bf16"]))
+    assert [name for name, *_ in only] == ["quantizing, bf16, adaptive", "quantizing, bf16, naive"]
+    assert main(["defenses", "--rows", "fp17"]) == 2
+    assert "allowed: part of quantizing, fp16, adaptive; " in capsys.readouterr().err
 
 
 def test_a_table_of_what_was_measured(tmp_path, capsys):
