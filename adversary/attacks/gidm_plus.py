@@ -4,12 +4,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
+from adversary.diffusion.enumeration import enumerate_timesteps
 from adversary.diffusion.matching import judged
 from adversary.diffusion.noisy import find_noisy
 from adversary.diffusion.polish import polish
 from adversary.diffusion.residual import solve_target
-from adversary.diffusion.timesteps import find_timesteps
+from adversary.diffusion.timesteps import find_timesteps, shows_timesteps
 from adversary.precision import cast
 from adversary.problem import Attempt, Problem
 from fedsim.options import require
@@ -19,7 +21,8 @@ from fedsim.options import require
 class GIDMPlus:
     r"""Find timestep, noisy image and prediction one after the other, each by what does not need the next.
 
-    1. The timestep: the layers that see it alone have a gradient whose rows are its embedding.
+    1. The timestep: the layers that see it alone have a gradient whose rows are its embedding. Where there is
+       none, the one at which a noisy image fits best.
     2. The noisy image $x_t$, without its noise: the inputs of convolutions whose gradient has full rank
        follow from it by linear least squares, and $x_t$ is what gives these inputs; where no layer is of that
        kind, by the row-space objective.
@@ -48,8 +51,8 @@ class GIDMPlus:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture; granted timesteps are not looked for."""
-        timesteps = find_timesteps(problem) if problem.timesteps is None else problem.timesteps
         start = 0.3 * problem.draw_images().flatten(1)
+        timesteps = self._timesteps(problem, start) if problem.timesteps is None else problem.timesteps
         noisy, evaluations = find_noisy(problem, timesteps, start, self.max_evaluations)
         single = cast(problem, torch.float32)
         pairs = [
@@ -59,3 +62,9 @@ class GIDMPlus:
         images, noise = (torch.stack(part).to(noisy) for part in zip(*pairs, strict=True))
         found = judged(problem, images, noise, timesteps, evaluations)
         return polish(problem, found, self.polish) if self.polish else found
+
+    def _timesteps(self, problem: Problem, start: Tensor) -> Tensor:
+        """Return the timesteps (P, B): read off, or those at which a noisy image fits best."""
+        if shows_timesteps(problem):
+            return find_timesteps(problem)
+        return enumerate_timesteps(problem, start, max(1, self.max_evaluations // 4))

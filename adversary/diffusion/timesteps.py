@@ -1,7 +1,7 @@
 """Timesteps, read off the layers that see nothing else: rows of their gradients are embeddings of them."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from adversary.diffusion.layers import called, diffusion, layer_gradient, patches, presence, recording
 from adversary.problem import Problem
@@ -18,16 +18,28 @@ def find_timesteps(problem: Problem) -> Tensor:
 
     For one image `[dW | db] = delta [e_t | 1]`: the energy that a least squares fit of delta explains is
     largest at the right t, also where entries are absent or noisy (maximum likelihood under white noise). For
-    a batch
-    the embeddings that lie nearest to the span of the gradient's first B right singular vectors (MUSIC,
-    Schmidt 1986): of a batch with absent entries these are approximate. Raises InputError for a model without
-    such a layer.
+    a batch the embeddings that lie nearest to the span of the gradient's first B right singular vectors
+    (MUSIC, Schmidt 1986): of a batch with absent entries these are approximate. A learnt table of embeddings
+    has a gradient in the rows that were looked up. Raises InputError for a model that has neither.
     """
-    names = called(problem, timed=True)[:LAYERS]
-    if not names:
-        raise InputError("model: no linear layer sees the timestep alone; allowed: grant `timesteps`")
-    scores = torch.stack([_scores(problem, name) for name in names]).sum(dim=0)
+    names, tables = called(problem, timed=True)[:LAYERS], _tables(problem)
+    if not names and not tables:
+        raise InputError("model: no layer sees the timestep alone; allowed: grant `timesteps`, or gidm_plus")
+    scores = torch.stack([*(_scores(problem, name) for name in names), *tables]).sum(dim=0)
     return scores.topk(problem.batch_size, dim=1).indices.sort(dim=1).values
+
+
+def shows_timesteps(problem: Problem) -> bool:
+    """Return whether the model has a layer that sees the timestep alone."""
+    return bool(called(problem, timed=True) or _tables(problem))
+
+
+def _tables(problem: Problem) -> list[Tensor]:
+    """Return of each table with T embeddings the energy of its rows' gradients, (P, T)."""
+    count, modules = diffusion(problem).timesteps, problem.model.named_modules()
+    names = [f"{name}.weight" for name, module in modules if isinstance(module, nn.Embedding)]
+    squares = [problem.target[name].square().sum(dim=2) for name in names]
+    return [rows for rows in squares if rows.shape[1] == count]
 
 
 def _scores(problem: Problem, name: str) -> Tensor:

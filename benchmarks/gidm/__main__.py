@@ -184,6 +184,7 @@ def parser() -> argparse.ArgumentParser:
         add_options(command, n, "captures, one image each")
         command.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net")
         command.add_argument("--prediction", default="epsilon")
+        command.add_argument("--schedule", default="cosine", help="that with which --weights were trained")
         command.add_argument("--timesteps", type=int, default=1000, help="T")
         command.add_argument(
             "--share", type=float, default=1.0, help="timesteps are from this first share of T"

@@ -42,7 +42,8 @@ class Case:
 
 def task_of(arguments: argparse.Namespace, pool: Pool) -> DiffusionTask:
     """Return the clients' task."""
-    kind = Diffusion(prediction=arguments.prediction, timesteps=arguments.timesteps)
+    options = {key: getattr(arguments, key) for key in ("prediction", "schedule", "timesteps")}
+    kind: Diffusion = build(Diffusion, options, "task")
     return kind.task("unet", {"channels": arguments.channels}, pool.shape, 0)
 
 
