@@ -84,6 +84,9 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
         tables = (None, *DEFENSES)
         names = ["undefended", *(", ".join(map(str, table.values())) for table in DEFENSES)]
         return [(name, TIMESTEPS, table, True) for name, table in zip(names, tables, strict=True)]
+    if arguments.what == "ablations" and arguments.std:
+        noise = {"name": "noising", "std": arguments.std}
+        return [(f"{way.name}, noise {arguments.std:g}", way, noise, True) for way in ABLATIONS]
     ways = {"known": KNOWN, "unknown": [PLUS, *([JOINT] if arguments.joint else [])], "ablations": ABLATIONS}
     return [(way.name, way, None, False) for way in ways[arguments.what]]
 
@@ -141,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
 def lines(tables: Sequence[dict[str, Any]]) -> str:
     """Return the rows of several files as a Markdown table."""
     columns = ["data", "victim", "attack", "granted", "t", "n", "PSNR, dB", "SSIM", "x_t, dB", "noise error"]
-    columns += ["timestep right, %", "30 dB, %", "at first start, %", "CPU s"]
+    columns += ["timestep right, %", "30 dB, %", "at first start, %", "evaluations", "CPU s"]
     rows = []
     for table in tables:
         victim = "trained" if table["command"]["weights"] else "untrained"
@@ -155,7 +158,7 @@ def lines(tables: Sequence[dict[str, Any]]) -> str:
 
 def _cells(found: dict[str, Any]) -> list[str]:
     keys = (("psnr", 3, 1), ("ssim", 4, 1), ("noisy_psnr", 3, 1), ("noise_error", 2, 1), ("timestep", 3, 100))
-    more = (("success", 3, 100), ("first start", 3, 100), ("cpu_seconds", 2, 1))
+    more = (("success", 3, 100), ("first start", 3, 100), ("evaluations", 3, 1), ("cpu_seconds", 2, 1))
     return [
         show(found[key], digits, factor) if found.get(key) else "-" for key, digits, factor in (*keys, *more)
     ]
@@ -192,6 +195,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--weights", metavar="FILE.safetensors", help="a trained denoiser")
         command.add_argument("--others", type=int, default=1000, help="images to find the nearest one in")
         command.add_argument("--joint", action="store_true", help="unknown: joint descent as well")
+        command.add_argument("--std", type=float, help="ablations: of noise on each entry, which is known of")
         command.add_argument("--rows", metavar="TEXT", help="only those rows whose name has this in it")
         command.add_argument("--granted", action="store_true", help="defenses: GIDM in place of GIDM+")
         command.add_argument("--threads", type=int, default=1)

@@ -112,6 +112,9 @@ def _closeness(image: Tensor, truth: Tensor) -> Row:
     return {"psnr": float(psnr(image, truth)), "ssim": float(ssim(image, truth))}
 
 
+KEYS = ("psnr", "ssim", "noisy_psnr", "noise_error", "evaluations", "cpu_seconds", "amplification")
+
+
 def figures(rows: list[Row], timesteps: int) -> dict[str, Any]:
     """Return medians and shares over some rows, all of them and those of the first quarter of T."""
     parts = {"all": rows, "first quarter": [row for row in rows if row["timestep"] < timesteps / 4]}
@@ -120,7 +123,7 @@ def figures(rows: list[Row], timesteps: int) -> dict[str, Any]:
 
 def _figures(rows: list[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {"n": len(rows)}
-    for key in ("psnr", "ssim", "noisy_psnr", "noise_error", "cpu_seconds", "amplification"):
+    for key in KEYS:
         values = [row[key] for row in rows if row.get(key) is not None]
         found[key] = median(values) if values else None
     if "timestep_found" in rows[0]:
