@@ -21,8 +21,8 @@ EXACT = 1e-2
 """Misfit above which a solved input is not trusted."""
 SETTLE = 100
 """Evaluations after which a search by row spaces has an image, though perhaps a shifted one."""
-SHIFTS, REACH = 3, 2
-"""How often images are moved, and by how many positions of the coarsest layer each way at most."""
+REACH = 1
+"""By how many positions of the coarsest layer images are moved each way."""
 NEAR = 2.0
 """How many times its loss a moved image may have to be looked at; wrong ones have 3 to 5 times it."""
 
@@ -83,28 +83,43 @@ def by_row_spaces(
     """Return the noisy images (P, pixels) that the layers' row spaces lead to from `start`.
 
     Row spaces do not know in which order the patches come: an image that is moved by a position of the
-    coarsest layer has nearly the same ones, all but those at the edge, and searches end there. So each
-    one is moved back where that leads further down.
+    coarsest layer has nearly the same ones, all but those at the edge, and searches end there. So every now
+    and then each one is moved back where that leads further down.
     """
     evaluate, step = row_spaces(problem, where, timesteps), coarsest(problem, where)
-    settled = min(SETTLE, max_evaluations // 4)
-    found = lbfgs(evaluate, start, Stop(max_evaluations=max(1, settled)))
-    for _ in range(SHIFTS if settled == SETTLE else 0):
-        moved, losses, tried = nearest_shift(problem, evaluate, found.points, step)
-        spent = found.evaluations + tried
-        found = replace(found, evaluations=spent)
-        if not bool((losses < NEAR * found.losses).any()):
+    found, left, share = _nowhere(start), max_evaluations, SETTLE
+    while left > 0:
+        stop = Stop(max_evaluations=min(share, left), patience=50, min_progress=1e-3)
+        further = lbfgs(evaluate, found.points, stop)
+        ended = bool((further.evaluations < stop.max_evaluations).all())
+        found = replace(further, evaluations=found.evaluations + further.evaluations)
+        left, share = max_evaluations - int(found.evaluations.max()), 2 * share
+        if left < SETTLE:
+            continue
+        before, found = found, _moved_back(problem, evaluate, found, step)
+        left = max_evaluations - int(found.evaluations.max())
+        if ended and torch.equal(before.points, found.points):
             break
-        other = lbfgs(evaluate, moved, Stop(max_evaluations=SETTLE // 2))
-        better = other.losses < found.losses
-        points = torch.where(better[:, None], other.points, found.points)
-        lower = torch.minimum(other.losses, found.losses)
-        found = replace(found, points=points, losses=lower, evaluations=spent + other.evaluations)
-        if not bool(better.any()):
-            break
-    left = max(1, max_evaluations - int(found.evaluations.max()))
-    last = lbfgs(evaluate, found.points, Stop(max_evaluations=left, patience=50, min_progress=1e-3))
-    return replace(last, evaluations=last.evaluations + found.evaluations)
+    return found
+
+
+def _nowhere(start: Tensor) -> Minimum:
+    """Return where a search stands that has not begun."""
+    count, none = len(start), torch.full_like(start[:, 0], math.inf)
+    return Minimum(start, none, torch.zeros(count, dtype=torch.int64), torch.zeros(count, dtype=torch.bool))
+
+
+def _moved_back(problem: Problem, evaluate: Evaluate, found: Minimum, step: int) -> Minimum:
+    """Return what is found from the nearest moved images where it is better."""
+    moved, losses, tried = nearest_shift(problem, evaluate, found.points, step)
+    spent = found.evaluations + tried
+    if not bool((losses < NEAR * found.losses).any()):
+        return replace(found, evaluations=spent)
+    other = lbfgs(evaluate, moved, Stop(max_evaluations=SETTLE // 2))
+    better = other.losses < found.losses
+    points = torch.where(better[:, None], other.points, found.points)
+    lower = torch.minimum(other.losses, found.losses)
+    return replace(found, points=points, losses=lower, evaluations=spent + other.evaluations)
 
 
 def nearest_shift(
