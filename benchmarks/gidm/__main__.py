@@ -143,25 +143,25 @@ def run(arguments: argparse.Namespace) -> None:
 
 def lines(tables: Sequence[dict[str, Any]]) -> str:
     """Return the rows of several files as a Markdown table."""
-    columns = ["data", "victim", "attack", "granted", "t", "n", "PSNR, dB", "SSIM", "x_t, dB", "noise error"]
+    columns = ["data", "victim", "attack", "granted", "t", "n", "amplified", "PSNR, dB", "SSIM", "x_t, dB"]
+    columns += ["noise error"]
     columns += ["timestep right, %", "30 dB, %", "at first start, %", "evaluations", "CPU s"]
     rows = []
     for table in tables:
         victim = "trained" if table["command"]["weights"] else "untrained"
         for entry in table["settings"]:
             granted = ", ".join(entry["privileges"]) or "-"
-            for part, found in entry["figures"].items():
+            for part, found in figures(entry["rows"], table["command"]["timesteps"]).items():
                 cells = [entry["data"]["name"], victim, entry["name"], granted, part, str(found["n"])]
                 rows.append([*cells, *_cells(found)])
     return markdown(columns, rows)
 
 
 def _cells(found: dict[str, Any]) -> list[str]:
-    keys = (("psnr", 3, 1), ("ssim", 4, 1), ("noisy_psnr", 3, 1), ("noise_error", 2, 1), ("timestep", 3, 100))
-    more = (("success", 3, 100), ("first start", 3, 100), ("evaluations", 3, 1), ("cpu_seconds", 2, 1))
-    return [
-        show(found[key], digits, factor) if found.get(key) else "-" for key, digits, factor in (*keys, *more)
-    ]
+    keys = [("amplification", 2, 1), ("psnr", 3, 1), ("ssim", 4, 1), ("noisy_psnr", 3, 1)]
+    keys += [("noise_error", 2, 1), ("timestep", 3, 100), ("success", 3, 100), ("first start", 3, 100)]
+    keys += [("evaluations", 3, 1), ("cpu_seconds", 2, 1)]
+    return [show(found[key], digits, factor) if found.get(key) else "-" for key, digits, factor in keys]
 
 
 def table(files: Sequence[Path]) -> tuple[str, str]:

@@ -112,12 +112,16 @@ def _closeness(image: Tensor, truth: Tensor) -> Row:
     return {"psnr": float(psnr(image, truth)), "ssim": float(ssim(image, truth))}
 
 
+QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
+ENOUGH = 20
 KEYS = ("psnr", "ssim", "noisy_psnr", "noise_error", "evaluations", "cpu_seconds", "amplification")
 
 
 def figures(rows: list[Row], timesteps: int) -> dict[str, Any]:
-    """Return medians and shares over some rows, all of them and those of the first quarter of T."""
-    parts = {"all": rows, "first quarter": [row for row in rows if row["timestep"] < timesteps / 4]}
+    """Return medians and shares over rows: all of them and, of ENOUGH, those of each quarter of T."""
+    parts = {"all": rows}
+    for number, quarter in enumerate(QUARTERS if len(rows) >= ENOUGH else ()):
+        parts[quarter] = [row for row in rows if 4 * row["timestep"] // timesteps == number]
     return {name: _figures(part) for name, part in parts.items() if part}
 
 

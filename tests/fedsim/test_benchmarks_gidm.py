@@ -32,13 +32,13 @@ def test_cases_are_gradients_of_their_own_draws():
         torch.testing.assert_close(case.problem.target[name][0], value, rtol=1e-3, atol=1e-6)
 
 
-def test_figures_tell_the_first_quarter_of_timesteps_apart():
-    rows = [
-        {"psnr": 40.0, "ssim": 1.0, "timestep": 10, "timestep_found": 10, "starts": 1, "cpu_seconds": 1.0},
-        {"psnr": 20.0, "ssim": 0.5, "timestep": 800, "timestep_found": 9, "starts": 3, "cpu_seconds": 3.0},
-    ]
-    found = figures(rows, 1000)
-    assert found["first quarter"]["n"] == 1
+def test_figures_tell_the_quarters_of_timesteps_apart():
+    near = {"psnr": 40.0, "ssim": 1.0, "timestep": 10, "timestep_found": 10, "starts": 1, "cpu_seconds": 1.0}
+    far = {"psnr": 20.0, "ssim": 0.5, "timestep": 800, "timestep_found": 9, "starts": 3, "cpu_seconds": 3.0}
+    assert list(figures([near, far], 1000)) == ["all"]
+    found = figures([near, far] * 10, 1000)
+    assert list(found) == ["all", "first quarter", "last quarter"]
+    assert found["first quarter"]["n"] == 10
     assert found["first quarter"]["psnr"]["median"] == 40.0
     assert found["all"]["timestep"]["share"] == 0.5
     assert found["all"]["success"]["share"] == 0.5
@@ -78,7 +78,7 @@ def test_timesteps_alone_are_counted_under_each_defense(capsys):
     assert main(["timesteps", "--n", "2", "--size", "8", "--channels", "32", "64"]) == 0
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| all |" in line]
     assert len(lines) == 1 + len(DEFENSES)
-    assert all(line[10].startswith("100 ") for line in lines)
+    assert all(line[11].startswith("100 ") for line in lines)
 
 
 def test_rows_are_chosen_by_a_part_of_their_name(capsys):
