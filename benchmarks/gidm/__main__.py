@@ -4,10 +4,10 @@
         [--size PIXELS] [--channels 32 64 64] [--weights FILE.safetensors] [--json OUT]
     python -m benchmarks.gidm table FILE.json ... [--into docs/gidm.md]
 
-One image a capture, gradients in float32, timesteps spread evenly over T (or `--share` of it). `known` grants
-timestep and noise (GIDM), `unknown` neither (GIDM+, and joint descent with `--joint`), `timesteps` looks
-for nothing else, under each defence. Medians have bootstrap intervals, shares Wilson's; CPU seconds are
-those of the process.
+One image a capture (or `--batch`), gradients in float32, timesteps spread evenly over T (or `--share` of it).
+`known` grants timestep and noise (GIDM), `unknown` neither (GIDM+, and joint descent with `--joint`),
+`timesteps` looks for nothing else, under each defence. Medians have bootstrap intervals, shares Wilson's; CPU
+seconds are those of the process, an image.
 """
 
 import argparse
@@ -102,10 +102,9 @@ def chosen(arguments: argparse.Namespace) -> list[Setting]:
 def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the figures of each row, and the scores of every image."""
     pool = read_pool(arguments)
-    images, labels = pool.draw(
-        arguments.n + min(arguments.others, len(pool.split) - arguments.n), arguments.seed
-    )
-    victims, others = images[: arguments.n], images[arguments.n :]
+    count = arguments.n * arguments.batch
+    images, labels = pool.draw(count + min(arguments.others, len(pool.split) - count), arguments.seed)
+    victims, others = images[:count], images[count:]
     for name, way, defense, known in chosen(arguments):
 
         def progress(row: Row, name: str = name) -> None:
@@ -119,7 +118,7 @@ def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "options": dict(way.options),
             "restarts": way.restarts,
             "privileges": ["timesteps", "noise"] if way.known else [],
-            "data": data_of(pool, victims, labels[: arguments.n]),
+            "data": data_of(pool, victims, labels[:count]),
             "figures": figures(rows, arguments.timesteps),
             "rows": rows,
         }
@@ -128,6 +127,8 @@ def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def run(arguments: argparse.Namespace) -> None:
     """Measure the rows of a subcommand one after the other."""
     require(0 < arguments.share <= 1, "--share", arguments.share, "above 0, at most 1")
+    alone = arguments.what == "ablations"
+    require(1 <= arguments.batch <= (1 if alone else 8), "--batch", arguments.batch, "1 to 8; ablations: 1")
     found: list[dict[str, Any]] = []
     command = {key: value for key, value in vars(arguments).items() if key != "json" and value is not False}
     with threads(arguments.threads):
@@ -143,7 +144,19 @@ def run(arguments: argparse.Namespace) -> None:
 
 def lines(tables: Sequence[dict[str, Any]]) -> str:
     """Return the rows of several files as a Markdown table."""
-    columns = ["data", "victim", "attack", "granted", "t", "n", "amplified", "PSNR, dB", "SSIM", "x_t, dB"]
+    columns = [
+        "data",
+        "victim",
+        "attack",
+        "batch",
+        "granted",
+        "t",
+        "n",
+        "amplified",
+        "PSNR, dB",
+        "SSIM",
+        "x_t, dB",
+    ]
     columns += ["noise error"]
     columns += ["timestep right, %", "30 dB, %", "at first start, %", "evaluations", "CPU s"]
     rows = []
@@ -152,7 +165,8 @@ def lines(tables: Sequence[dict[str, Any]]) -> str:
         for entry in table["settings"]:
             granted = ", ".join(entry["privileges"]) or "-"
             for part, found in figures(entry["rows"], table["command"]["timesteps"]).items():
-                cells = [entry["data"]["name"], victim, entry["name"], granted, part, str(found["n"])]
+                batch = str(table["command"].get("batch", 1))
+                cells = [entry["data"]["name"], victim, entry["name"], batch, granted, part, str(found["n"])]
                 rows.append([*cells, *_cells(found)])
     return markdown(columns, rows)
 
@@ -184,7 +198,8 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="what", required=True)
     for what, n in (("known", 20), ("unknown", 20), ("ablations", 4), ("defenses", 4), ("timesteps", 100)):
         command = commands.add_parser(what)
-        add_options(command, n, "captures, one image each")
+        add_options(command, n, "captures")
+        command.add_argument("--batch", type=int, default=1, help="images a capture")
         command.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net")
         command.add_argument("--prediction", default="epsilon")
         command.add_argument("--schedule", default="cosine", help="that with which --weights were trained")

@@ -30,7 +30,7 @@ class Case:
     problem: Problem
     """Without timestep and noise; see `granted`."""
     image: Tensor
-    """(1, C, H, W)"""
+    """(B, C, H, W)"""
     timesteps: Tensor
     noise: Tensor
 
@@ -54,7 +54,7 @@ def cases(
     defense: Mapping[str, Any] | None,
     adaptive: bool,
 ) -> Iterator[Case]:
-    """Yield a case for each image (n, C, H, W): timestep and noise drawn anew, weights too where untrained.
+    """Yield a case for each `--batch` of images (n, C, H, W): noise drawn anew, weights too where untrained.
 
     Timesteps are spread evenly over the first `--share` of T, in a random order; gradients are float32.
     """
@@ -62,10 +62,11 @@ def cases(
     order = torch.randperm(count, generator=torch_generator(seed, "benchmark timesteps"))
     spread = ((order + 0.5) * arguments.share * task.timesteps / count).long()
     weights = load_file(arguments.weights) if arguments.weights else None
-    for number in range(count):
+    for number in range(count // arguments.batch):
         drawn = weights or dict(task.build(derive(seed, "benchmark weights", number)).state_dict())
-        noise = task.draw(1, torch_generator(seed, "benchmark noise", number))[1]
-        image, times = images[number : number + 1], spread[number : number + 1]
+        noise = task.draw(arguments.batch, torch_generator(seed, "benchmark noise", number))[1]
+        own = slice(number * arguments.batch, (number + 1) * arguments.batch)
+        image, times = images[own], spread[own]
         problem = _problem(task, drawn, image, times, noise, number, seed, defense, adaptive)
         yield Case(number, task, problem, image, times, noise)
 
@@ -98,7 +99,7 @@ def _problem(
         task,
         frozen_model(task, weights),
         learning_rate=1.0,
-        batch_size=1,
+        batch_size=len(image),
         seeds=[derive(seed, "benchmark start", number)],
         defenses=chain if adaptive else None,
     )

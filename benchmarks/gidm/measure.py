@@ -12,6 +12,7 @@ from adversary.attacks import ATTACKS
 from adversary.diffusion.errors import errors
 from adversary.diffusion.polish import joint
 from adversary.diffusion.timesteps import find_timesteps
+from adversary.matching import match
 from adversary.metrics import mse, psnr, ssim
 from adversary.problem import Attempt, Problem
 from adversary.reconstruct import Attack, reconstruct
@@ -54,27 +55,30 @@ class Way:
 
 
 def measure(way: Way, cases: Iterable[Case], others: Tensor, progress: Callable[[Row], None]) -> list[Row]:
-    """Return a row for each case; `others` (N, C, H, W) are the images in which the nearest is looked for."""
+    """Return a row for each image of the cases; the nearest is looked for among `others` (N, C, H, W)."""
     rows = []
     for case in cases:
         worked = time.process_time()
-        row = _row(way, case, others)
-        row |= {"case": case.number, "cpu_seconds": time.process_time() - worked}
-        progress(row)
-        rows.append(row)
+        found = _rows(way, case, others)
+        spent = (time.process_time() - worked) / len(found)
+        for row in found:
+            row |= {"case": case.number, "cpu_seconds": spent}
+            progress(row)
+        rows += found
     return rows
 
 
-def _row(way: Way, case: Case, others: Tensor) -> Row:
-    if way.attack in ("prior", "nearest"):
-        return _reference(way, case, others)
+def _rows(way: Way, case: Case, others: Tensor) -> list[Row]:
     if way.attack == "timesteps":
-        found = find_timesteps(case.problem)
-        return {"timestep": int(case.timesteps[0]), "timestep_found": int(found[0, 0])}
+        found = find_timesteps(case.problem)[0].tolist()
+        drawn = sorted(case.timesteps.tolist())
+        return [{"timestep": one, "timestep_found": t} for one, t in zip(drawn, found, strict=True)]
+    if way.attack in ("prior", "nearest"):
+        return [_reference(way, case, others)]
     return _attacked(way, case)
 
 
-def _attacked(way: Way, case: Case) -> Row:
+def _attacked(way: Way, case: Case) -> list[Row]:
     attack: Attack = (
         Joint(**way.options)
         if way.attack == "joint"
@@ -82,16 +86,14 @@ def _attacked(way: Way, case: Case) -> Row:
     )
     problem = case.granted if way.known else case.problem
     (found,) = reconstruct(attack, problem, restarts=way.restarts)
-    draws = (case.timesteps, case.noise)
-    (more,) = errors(case.task, found.images, found.parts, case.image, draws)
-    return {
-        **_closeness(found.images, case.image),
-        **more,
-        "status": found.status,
-        "loss": found.loss,
-        "starts": found.restarts,
-        "evaluations": found.evaluations,
-    }
+    images, draws = found.images.nan_to_num(0.5), (case.timesteps, case.noise)
+    rest = errors(case.task, found.images, found.parts, case.image, draws)
+    pairs = match(images, case.image)
+    told = {"status": found.status, "loss": found.loss, "starts": found.restarts}
+    return [
+        {**_closeness(images[[pair]], truth[None]), **more, **told, "evaluations": found.evaluations}
+        for truth, pair, more in zip(case.image, pairs, rest, strict=True)
+    ]
 
 
 def _reference(way: Way, case: Case, others: Tensor) -> Row:
@@ -103,12 +105,11 @@ def _reference(way: Way, case: Case, others: Tensor) -> Row:
         latents = case.problem.draw_images()[0]
         with torch.no_grad():
             image = ddim_sample(case.task, case.problem.model, latents, min(16, case.task.timesteps))
-        image = image.float()
+        image = image.float().nan_to_num(0.5)
     return _closeness(image, case.image) | {"timestep": int(case.timesteps[0]), "status": "-"}
 
 
 def _closeness(image: Tensor, truth: Tensor) -> Row:
-    image = image.nan_to_num(0.5)
     return {"psnr": float(psnr(image, truth)), "ssim": float(ssim(image, truth))}
 
 
