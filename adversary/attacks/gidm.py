@@ -1,5 +1,6 @@
 """GIDM: the images behind the gradient of a diffusion model whose timesteps and noise are known."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
 from adversary.lockstep import lockstep
-from adversary.objectives import direction
+from adversary.objectives import NAIVE, direction, noise_floor
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Preview, Stop, lbfgs
 from adversary.precision import cast
@@ -33,6 +34,8 @@ Decode = Callable[[Tensor], Tensor]
 
 EXACT = 1e-10
 """Matching loss at which the search ends: what float32 gradients leave of the true image is about 1e-13."""
+WITHIN = 3.0
+"""Standard deviations of the noise's squared length by which it may be missed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +46,9 @@ class GIDM:
 
     with the client's own timesteps and noise in the dummy gradient g. Huang, Hong, Chen & Roos, GIDM (2024,
     arXiv 2405.20380), with the federation's global model as the prior or one that is handed in. Where ours
-    differs: phase 2 by L-BFGS in `coordinates`, to convergence; the paper has Adam, 5,001 steps of 0.01.
+    differs: phase 2 by L-BFGS in `coordinates`, to convergence; the paper has Adam, 5,001 steps of 0.01. Under
+    noise of known sigma phase 1 minimises ||g - g*||^2 + sigma^2 ||z||^2 (most probable latent), and phase 2
+    is left out where that explains the gradient up to the noise: total variation is the weaker prior.
     """
 
     phases: Literal["both", "latents", "pixels"] = "both"
@@ -85,17 +90,35 @@ class GIDM:
         """Return the images found from one start per capture. Raises InputError for an unfit prior."""
         if problem.timesteps is None or problem.noise is None:
             raise InputError("gidm: needs timesteps and noise; allowed: grant both, or gidm_plus")
-        shape = (len(problem), problem.batch_size, *problem.task.input_shape)
+        shape = (problem.batch_size, *problem.task.input_shape)
         spent, parts = torch.zeros(len(problem), dtype=torch.int64), {}
         if self.phases == "pixels":
             images = draw_start(problem, self.start)
         else:
             images, spent = self._latents(problem)
             parts["phase1"] = images
-        if self.phases != "latents":
-            points, more = self._pixels(problem, images.flatten(1))
-            images, spent = points.reshape(shape), spent + more
+        open_ = list(range(len(problem)))
+        if self.phases == "both":
+            open_ = (~self._explained(problem, images)).nonzero().flatten().tolist()
+        if self.phases != "latents" and open_:
+            points, more = self._pixels(problem.select(open_), images[open_].flatten(1))
+            images = images.index_copy(
+                0, torch.tensor(open_, device=images.device), points.reshape(-1, *shape)
+            )
+            spent[open_] += more
         return judged(problem, images, problem.noise, problem.timesteps, spent, **parts)
+
+    def _explained(self, problem: Problem, images: Tensor) -> Tensor:
+        """Return where phase 1's images explain the gradient up to the known noise, (P,).
+
+        There is nothing left to be read: phase 2 would fit the noise, with a weaker prior.
+        """
+        floor = noise_floor(problem)
+        count = sum(value[0].numel() for value in problem.target.values())
+        rows = torch.arange(len(problem), device=images.device)
+        with twice_differentiable():
+            losses = self._distance(problem)(images.flatten(1), rows)[0]
+        return (floor > 0) & (losses <= floor * (1 + WITHIN * math.sqrt(2 / count)))
 
     def _latents(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """Return the images of phase 1, and evaluations (P,)."""
@@ -109,7 +132,7 @@ class GIDM:
         start = problem.draw_images().flatten(1).float()
         with twice_differentiable():
             found = adam(
-                through(decode, self._distance(single)),
+                with_prior(through(decode, self._distance(single)), latent_weight(single)),
                 start,
                 lambda _: self.learning_rate,
                 max_evaluations=self.latent_evaluations,
@@ -203,3 +226,25 @@ def through(decode: Decode, evaluate: Evaluate) -> Evaluate:
         return torch.cat(losses), torch.stack(gradients)
 
     return evaluate_latents
+
+
+def with_prior(evaluate: Evaluate, weights: Tensor) -> Evaluate:
+    """Return what evaluates latents (k, n) and adds `weights` (P,) times their squared length."""
+
+    def evaluate_with_prior(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        losses, slopes = evaluate(points, rows)
+        weight = weights[rows].to(points)
+        return losses + weight * points.square().sum(dim=1), slopes + 2 * weight[:, None] * points
+
+    return evaluate_with_prior
+
+
+def latent_weight(problem: Problem) -> Tensor:
+    r"""Return the weight (P,) of $\|z\|^2$ beside the relative distance that makes z the most probable one.
+
+    Under noise of standard deviation sigma on each entry and z ~ N(0, 1), $-2 \sigma^2 \log p$ is
+    $\|g(z) - g^*\|^2 + \sigma^2 \|z\|^2$: $\sigma^2 / \|g^*\|^2$, and zero without noise that is known of.
+    """
+    std = (problem.knowledge or NAIVE).noise_std / problem.unit
+    squares = [value.flatten(1).square().sum(dim=1) for value in problem.target.values()]
+    return std**2 / torch.stack(squares).sum(dim=0)

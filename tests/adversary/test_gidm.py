@@ -7,10 +7,11 @@ import torch
 from denoisers import drawn
 from safetensors.torch import save_file
 
-from adversary.attacks.gidm import GIDM, through
+from adversary.attacks.gidm import GIDM, latent_weight, through, with_prior
 from adversary.metrics import psnr
 from adversary.problem import Problem
 from adversary.reconstruct import reconstruct
+from fedsim.defenses.upload import Adaptive
 from fedsim.errors import InputError
 from fedsim.tasks.ddim import ddim_sample
 
@@ -73,3 +74,35 @@ def test_what_is_missing_or_unfit_is_said(tmp_path):
     save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="safetensors of a denoiser"):
         GIDM(prior=str(tmp_path / "other.safetensors")).attack(problem)
+
+
+def test_under_known_noise_phase_2_leaves_alone_what_explains_the_gradient():
+    """Noise so strong that any image does: phase 1 has the last word; without noise phase 2 goes on."""
+    problem, _ = granted([[300]])
+    attack = GIDM(latent_evaluations=2, steps=2, max_evaluations=5)
+    free = attack.attack(problem)
+    assert not torch.equal(free.images, free.parts["phase1"])
+    std = 10 * float(torch.cat([value.flatten() for value in problem.target.values()]).abs().max())
+    loud = {
+        name: value + std * torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).double()
+        for name, value in problem.target.items()
+    }
+    found = attack.attack(replace(problem, target=loud, knowledge=Adaptive(noise_std=std)))
+    assert torch.equal(found.images, found.parts["phase1"])
+
+
+def test_the_prior_of_latents_weighs_as_the_noise_says():
+    """D + w |z|^2 in units of the gradient is -2 sigma^2 log p: w = sigma^2 / |g*|^2."""
+    problem = replace(granted([[300]])[0], knowledge=Adaptive(noise_std=0.5))
+    weight = latent_weight(problem)
+    square = sum(float(value.square().sum()) for value in problem.target.values())
+    assert float(weight[0]) == pytest.approx(0.25 / square)
+    assert latent_weight(replace(problem, knowledge=None)).tolist() == [0.0]
+
+    def flat(points: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(rows), dtype=points.dtype), torch.zeros_like(points)
+
+    points = torch.randn(1, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    loss, slope = with_prior(flat, weight)(points, torch.tensor([0]))
+    torch.testing.assert_close(loss, weight * points.square().sum(dim=1))
+    torch.testing.assert_close(slope, 2 * weight * points)
