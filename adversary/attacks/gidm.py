@@ -46,9 +46,9 @@ class GIDM:
 
     with the client's own timesteps and noise in the dummy gradient g. Huang, Hong, Chen & Roos, GIDM (2024,
     arXiv 2405.20380), with the federation's global model as the prior or one that is handed in. Where ours
-    differs: phase 2 by L-BFGS in `coordinates`, to convergence; the paper has Adam, 5,001 steps of 0.01. Under
-    noise of known sigma phase 1 minimises ||g - g*||^2 + sigma^2 ||z||^2 (most probable latent), and phase 2
-    is left out where that explains the gradient up to the noise: total variation is the weaker prior.
+    differs: phase 2 by L-BFGS in `coordinates`, to convergence; the paper has Adam, 5,001 steps of 0.01.
+    Under noise of known sigma phase 1 minimises ||g - g*||^2 + sigma^2 ||z||^2 (most probable latent), and
+    phase 2 is left out where that explains the gradient up to the noise: it has the weaker prior.
     """
 
     phases: Literal["both", "latents", "pixels"] = "both"
