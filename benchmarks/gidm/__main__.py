@@ -142,40 +142,42 @@ def run(arguments: argparse.Namespace) -> None:
         write_json(table, arguments.json)
 
 
+SCORES = (
+    ("amplified", "amplification", 2, 1),
+    ("PSNR, dB", "psnr", 3, 1),
+    ("SSIM", "ssim", 4, 1),
+    ("x_t, dB", "noisy_psnr", 3, 1),
+    ("noise error", "noise_error", 2, 1),
+    ("timestep right, %", "timestep", 3, 100),
+    ("30 dB, %", "success", 3, 100),
+    ("at first start, %", "first start", 3, 100),
+    ("evaluations", "evaluations", 3, 1),
+    ("CPU s", "cpu_seconds", 2, 1),
+)
+"""(column, key of the figures, digits, factor)"""
+
+
 def lines(tables: Sequence[dict[str, Any]]) -> str:
-    """Return the rows of several files as a Markdown table."""
-    columns = [
-        "data",
-        "victim",
-        "attack",
-        "batch",
-        "granted",
-        "t",
-        "n",
-        "amplified",
-        "PSNR, dB",
-        "SSIM",
-        "x_t, dB",
-    ]
-    columns += ["noise error"]
-    columns += ["timestep right, %", "30 dB, %", "at first start, %", "evaluations", "CPU s"]
-    rows = []
-    for table in tables:
-        victim = "trained" if table["command"]["weights"] else "untrained"
-        for entry in table["settings"]:
-            granted = ", ".join(entry["privileges"]) or "-"
-            for part, found in figures(entry["rows"], table["command"]["timesteps"]).items():
-                batch = str(table["command"].get("batch", 1))
+    """Return the rows of several files as a Markdown table, with the columns that any of them fills."""
+    columns = ["data", "victim", "attack", "batch", "granted", "t", "n", *(column for column, *_ in SCORES)]
+    rows = [row for table in tables for row in _table_rows(table)]
+    filled = [i for i in range(len(columns)) if any(row[i] != "-" for row in rows)]
+    return markdown([columns[i] for i in filled], [[row[i] for i in filled] for row in rows])
+
+
+def _table_rows(table: dict[str, Any]) -> Iterator[list[str]]:
+    command = table["command"]
+    victim, batch = "trained" if command["weights"] else "untrained", str(command.get("batch", 1))
+    for entry in table["settings"]:
+        granted = ", ".join(entry["privileges"]) or "-"
+        for part, found in figures(entry["rows"], command["timesteps"]).items():
+            if command["what"] != "timesteps" or part == "all":
                 cells = [entry["data"]["name"], victim, entry["name"], batch, granted, part, str(found["n"])]
-                rows.append([*cells, *_cells(found)])
-    return markdown(columns, rows)
+                yield [*cells, *_cells(found)]
 
 
 def _cells(found: dict[str, Any]) -> list[str]:
-    keys = [("amplification", 2, 1), ("psnr", 3, 1), ("ssim", 4, 1), ("noisy_psnr", 3, 1)]
-    keys += [("noise_error", 2, 1), ("timestep", 3, 100), ("success", 3, 100), ("first start", 3, 100)]
-    keys += [("evaluations", 3, 1), ("cpu_seconds", 2, 1)]
-    return [show(found[key], digits, factor) if found.get(key) else "-" for key, digits, factor in keys]
+    return [show(found[key], digits, factor) if found.get(key) else "-" for _, key, digits, factor in SCORES]
 
 
 def table(files: Sequence[Path]) -> tuple[str, str]:
