@@ -170,9 +170,10 @@ def _table_rows(table: dict[str, Any]) -> Iterator[list[str]]:
     victim, batch = "trained" if command["weights"] else "untrained", str(command.get("batch", 1))
     for entry in table["settings"]:
         granted = ", ".join(entry["privileges"]) or "-"
+        data = entry["data"]["name"] + (f", {side}x{side}" if (side := command["size"]) else "")
         for part, found in figures(entry["rows"], command["timesteps"]).items():
             if command["what"] != "timesteps" or part == "all":
-                cells = [entry["data"]["name"], victim, entry["name"], batch, granted, part, str(found["n"])]
+                cells = [data, victim, entry["name"], batch, granted, part, str(found["n"])]
                 yield [*cells, *_cells(found)]
 
 
