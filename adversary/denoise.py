@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 
 from adversary.optimizers.lbfgs import Stop, lbfgs
-from adversary.priors import box, total_variation
+from adversary.priors import image_prior
 from adversary.problem import Problem
 
 
@@ -29,7 +29,7 @@ def denoise(problem: Problem, images: Tensor, precision: Tensor, *, max_evaluati
 
     def loss(point: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         image = point.reshape(seen.shape)
-        return (weight * (image - seen).square()).sum() + 3 * (total_variation(image) + 10 * box(image))
+        return (weight * (image - seen).square()).sum() + 3 * image_prior(image)
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         gradients, losses = vmap(grad_and_value(loss))(points, start[rows], fit[rows])

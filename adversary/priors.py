@@ -20,6 +20,11 @@ def box(images: Tensor) -> Tensor:
     return torch.relu(-images).square().sum() + torch.relu(images - 1).square().sum()
 
 
+def image_prior(images: Tensor) -> Tensor:
+    """Return `TV + 10 box`, a scalar: what searches weigh against gradients that do not tell all."""
+    return total_variation(images) + 10 * box(images)
+
+
 def mean_variation(images: Tensor) -> Tensor:
     """Return the anisotropic total variation `mean |dx| + mean |dy|`, a scalar.
 

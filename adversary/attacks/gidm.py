@@ -21,7 +21,7 @@ from adversary.objectives import NAIVE, direction, noise_floor
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Preview, Stop, lbfgs
 from adversary.precision import cast
-from adversary.priors import box, mean_variation, total_variation
+from adversary.priors import image_prior, mean_variation
 from adversary.problem import Attempt, Evidence, Problem, frozen_model
 from adversary.starts import Start, draw_start
 from fedsim.errors import InputError
@@ -97,15 +97,14 @@ class GIDM:
         else:
             images, spent = self._latents(problem)
             parts["phase1"] = images
-        open_ = list(range(len(problem)))
+        rows = [] if self.phases == "latents" else list(range(len(problem)))
         if self.phases == "both":
-            open_ = (~self._explained(problem, images)).nonzero().flatten().tolist()
-        if self.phases != "latents" and open_:
-            points, more = self._pixels(problem.select(open_), images[open_].flatten(1))
-            images = images.index_copy(
-                0, torch.tensor(open_, device=images.device), points.reshape(-1, *shape)
-            )
-            spent[open_] += more
+            rows = (~self._explained(problem, images)).nonzero().flatten().tolist()
+        if rows:
+            points, more = self._pixels(problem.select(rows), images[rows].flatten(1))
+            images = images.clone()
+            images[rows] = points.reshape(-1, *shape)
+            spent[rows] += more
         return judged(problem, images, problem.noise, problem.timesteps, spent, **parts)
 
     def _explained(self, problem: Problem, images: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class GIDM:
         single, budget = cast(problem, torch.float32), self.max_evaluations
         shape = tuple(problem.task.input_shape)
         chart = Chart(shape, "pixels" if self.optimizer == "adam" else self.coordinates)
-        weight = self._prior_weight(problem)
+        weight = noise_weight(problem)
         coarse, fine = (self._distance(one, weight.to(one.like), chart) for one in (single, problem))
         points = chart.of(start.reshape(len(start), -1, *shape)).flatten(1)
         with twice_differentiable():
@@ -159,13 +158,6 @@ class GIDM:
         images = chart.images(found.points.to(start).reshape(len(start), problem.batch_size, -1))
         return images.flatten(1), found.evaluations
 
-    def _prior_weight(self, problem: Problem) -> Tensor:
-        """Return how much the prior of images weighs in phase 2 beside `tv`, (P,): by the known noise."""
-        knowledge = problem.knowledge
-        if knowledge is None or knowledge.noise_std == 0:
-            return torch.zeros(len(problem), dtype=problem.like.dtype, device=problem.like.device)
-        return noise_weight(problem)
-
     def _distance(
         self, problem: Problem, weight: Tensor | None = None, chart: Chart | None = None
     ) -> Evaluate:
@@ -174,16 +166,16 @@ class GIDM:
         moved = chart or Chart(tuple(problem.task.input_shape), "pixels")
 
         tv = 0.0 if weight is None else self.tv
-        weights = torch.zeros_like(problem.like.flatten(1)[:, 0]) if weight is None else weight
-        noisy = bool((weights > 0).any())
+        weights = problem.like.new_zeros(len(problem)) if weight is None else weight
+        with_image_prior = bool((weights > 0).any())
 
         def loss(
             point: Tensor, noise: Tensor, times: Tensor, seen: tuple[Evidence, ...], w: Tensor
         ) -> Tensor:
             images = moved.images(point.reshape(problem.batch_size, -1))
             value = distance(images, noise, times, seen)
-            if noisy:
-                value = value + w * (total_variation(images) + 10 * box(images))
+            if with_image_prior:
+                value = value + w * image_prior(images)
             return value + tv * mean_variation(images) if tv else value
 
         batched = lockstep(problem, loss)

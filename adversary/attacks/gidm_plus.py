@@ -16,6 +16,9 @@ from adversary.precision import cast
 from adversary.problem import Attempt, Problem
 from fedsim.options import require
 
+FAINT = 0.3
+"""Standard deviation of the noise from which noisy images start, in [-1, 1]: near grey."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GIDMPlus:
@@ -25,9 +28,9 @@ class GIDMPlus:
        none, the one at which a noisy image fits best.
     2. The noisy image $x_t$, without its noise: the inputs of convolutions whose gradient has full rank
        follow from it by linear least squares, and $x_t$ is what gives these inputs; where no layer is of that
-       kind, by the row-space objective.
+       kind, or rounding, noise or absent entries hide it, by the row-space objective.
     3. What the model was to predict: given $x_t$ the gradient is linear in it. Image and noise follow.
-    4. Where the gradient is not explained then, all together by L-BFGS.
+    4. Where the gradient is not explained then, or noise calls for a prior, all together by L-BFGS.
 
     The setting is that of Huang et al., GIDM (2024, arXiv 2405.20380), section on GIDM+, with timestep and
     noise drawn by the client and kept; the method is ours (the released code is given the noise).
@@ -51,7 +54,7 @@ class GIDMPlus:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture; granted timesteps are not looked for."""
-        start = 0.3 * problem.draw_images().flatten(1)
+        start = FAINT * problem.draw_images().flatten(1)
         timesteps = self._timesteps(problem, start) if problem.timesteps is None else problem.timesteps
         noisy, evaluations = find_noisy(problem, timesteps, start, self.max_evaluations)
         single = cast(problem, torch.float32)

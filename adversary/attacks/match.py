@@ -12,7 +12,7 @@ from adversary.objectives import Comparison, Distance, matching, noise_floor
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Minimum, Preview, Stop, lbfgs
 from adversary.precision import Precision, cast
-from adversary.priors import box, total_variation
+from adversary.priors import image_prior
 from adversary.problem import Evidence, Problem
 
 Split = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -146,7 +146,7 @@ def _evaluator(
             value = value + penalty(variables)
         if with_prior:
             images, _ = split(variables, fixed)
-            value = value + w * (total_variation(images) + 10 * box(images))
+            value = value + w * image_prior(images)
         return value
 
     batched = lockstep(problem, loss)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adversary.labels import infer_labels
+from adversary.objectives import NAIVE
 from adversary.problem import Problem
 from fedsim.tasks.diffusion import DiffusionTask
 
@@ -25,24 +26,25 @@ def prior_weights(problem: Problem) -> list[Tensor]:
     zero = torch.zeros(len(problem), dtype=problem.like.dtype, device=problem.like.device)
     if problem.knowledge is None:
         return [zero]
-    noise = noise_weight(problem) if problem.knowledge.noise_std > 0 else zero
+    noise = noise_weight(problem)
     if problem.present or problem.slack:
         return [noise + weight for weight in ANNEALED]
     return [10 * noise, noise] if bool((noise > 0).any()) else [zero]
 
 
 def noise_weight(problem: Problem) -> Tensor:
-    r"""Return the weight (P,) of total variation under noise: `1.2 sigma s / ||g*||^2`.
+    r"""Return the weight (P,) of total variation under known noise: `1.2 sigma s / ||g*||^2`.
 
     By the universal threshold (Donoho & Johnstone 1994): in `||J x - g*||^2 + w TV(x)` noise of standard
     deviation sigma pulls on a pixel by about `2 sigma s`, with `s` the length of a column of the Jacobian
     J, and what the prior has to outweigh is that pull. So w grows as sigma and not as sigma^2, by which a
     fixed prior and Bayes would have it. Over R rounds of one batch the pull is `1 / sqrt(R)` of that.
     """
-    assert problem.knowledge is not None
     length = _length(problem, problem.target)
+    std = (problem.knowledge or NAIVE).noise_std / abs(problem.unit)
+    if std == 0:
+        return torch.zeros_like(length)
     moved = sensitivity(problem, length)
-    std = problem.knowledge.noise_std / abs(problem.unit)
     return 1.2 * std * moved / length.square() / sqrt(1 + len(problem.rounds))
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adversary.diffusion.layers import diffusion, places
+from adversary.diffusion.layers import Place, diffusion, places
 from adversary.diffusion.noisy import find_noisy
 from adversary.diffusion.rowspace import is_usable, row_spaces
 from adversary.problem import Problem
@@ -33,7 +33,7 @@ def enumerate_timesteps(problem: Problem, start: Tensor, max_evaluations: int) -
     losses = torch.full_like(start[:, 0], torch.inf)
     while True:
         for times in tried.clamp(0, count - 1).T:
-            found, scores = _fit(problem, times[:, None].to(start.device), images, max_evaluations)
+            found, scores = _fit(problem, where, times[:, None].to(start.device), images, max_evaluations)
             better = scores < losses
             losses = torch.where(better, scores, losses)
             best = torch.where(better.cpu(), times.clamp(0, count - 1), best)
@@ -44,9 +44,10 @@ def enumerate_timesteps(problem: Problem, start: Tensor, max_evaluations: int) -
         tried = torch.stack([best - step, best + step], dim=1)
 
 
-def _fit(problem: Problem, times: Tensor, start: Tensor, max_evaluations: int) -> tuple[Tensor, Tensor]:
+def _fit(
+    problem: Problem, where: list[Place], times: Tensor, start: Tensor, max_evaluations: int
+) -> tuple[Tensor, Tensor]:
     """Return the noisy images (P, pixels) found at timesteps (P, 1), and the misfit of row spaces (P,)."""
     noisy = find_noisy(problem, times, start, max_evaluations)[0].flatten(1)
-    where = [place for place in places(problem) if is_usable(problem, place)]
     rows = torch.arange(len(problem), device=noisy.device)
     return noisy, row_spaces(problem, where, times)(noisy, rows)[0]

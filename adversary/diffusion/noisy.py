@@ -94,10 +94,10 @@ def by_row_spaces(
         ended = bool((further.evaluations < stop.max_evaluations).all())
         found = replace(further, evaluations=found.evaluations + further.evaluations)
         left, share = max_evaluations - int(found.evaluations.max()), 2 * share
-        if left < SETTLE:
-            continue
-        before, found = found, _moved_back(problem, evaluate, found, step)
-        left = max_evaluations - int(found.evaluations.max())
+        before = found
+        if left >= SETTLE:
+            found = _moved_back(problem, evaluate, found, step)
+            left = max_evaluations - int(found.evaluations.max())
         if ended and torch.equal(before.points, found.points):
             break
     return found

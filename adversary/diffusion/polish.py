@@ -12,7 +12,7 @@ from adversary.diffusion.matching import denoising, judged
 from adversary.lockstep import lockstep
 from adversary.objectives import NAIVE
 from adversary.optimizers.lbfgs import Stop, lbfgs
-from adversary.priors import box, total_variation
+from adversary.priors import image_prior
 from adversary.problem import Attempt, Evidence, Problem
 from fedsim.models.attention import twice_differentiable
 
@@ -43,11 +43,10 @@ def joint(
     By the matching loss, and under noise that is known of with the prior of images (`noise_weight`).
     """
     task, distance = diffusion(problem), denoising(problem)
-    shape, weight = images.shape[1:], torch.zeros_like(images.flatten(1)[:, 0])
-    noisy = (problem.knowledge or NAIVE).noise_std > 0
-    if noisy:
-        with twice_differentiable():
-            weight = noise_weight(replace(problem, timesteps=timesteps, noise=noise))
+    shape = images.shape[1:]
+    with twice_differentiable():
+        weight = noise_weight(replace(problem, timesteps=timesteps, noise=noise))
+    with_prior = bool((weight > 0).any())
 
     def split(point: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         noisy, target = point.reshape(2, *shape)
@@ -57,7 +56,7 @@ def joint(
     def loss(point: Tensor, times: Tensor, seen: tuple[Evidence, ...], w: Tensor) -> Tensor:
         clean, drawn = split(point, times)
         value = distance(clean, drawn, times, seen)
-        return value + w * (total_variation(clean) + 10 * box(clean)) if noisy else value
+        return value + w * image_prior(clean) if with_prior else value
 
     batched = lockstep(problem, loss)
 

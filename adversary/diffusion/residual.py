@@ -47,10 +47,8 @@ def solve_target(
 
         observed = shown(tuple(problem.target[name][0] for name in parameters))
         wanted = observed * prediction.numel() / 2
-        # Further down float32 has lost the conjugacy of its directions, and would climb again.
-        tolerance = 10 * torch.finfo(wanted.dtype).eps
-        # Nor is there anything to be fitted below the noise that the attacker knows of.
-        fit = max(FIT, float(noise_floor(problem)[0].sqrt()))
+        # Further down float32 has lost the conjugacy of its directions; below the noise nothing is told.
+        tolerance, fit = 10 * torch.finfo(wanted.dtype).eps, max(FIT, float(noise_floor(problem)[0].sqrt()))
         found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance, fit=fit)
         found = found.reshape(prediction.shape)
     prediction = prediction.detach()

@@ -47,13 +47,10 @@ def row_spaces(problem: Problem, where: Sequence[Place], timesteps: Tensor) -> E
     """
     names = [place.name for place in where]
     observed = {place.name: observed_rows(problem, place) for place in where}
-    whole = torch.stack([known.basis.flatten(1).square().sum(dim=1) for known in observed.values()]).sum(
-        dim=0
-    )
+    squares = [known.basis.flatten(1).square().sum(dim=1) for known in observed.values()]
+    whole = torch.stack(squares).sum(dim=0)
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        if not names:
-            return points.new_ones(len(points)), torch.zeros_like(points)
         point = points.detach().requires_grad_()
         beyond = [_beyond(u, observed[n].of(rows)) for n, u in patches_at(point, rows).items()]
         losses = torch.stack(beyond).sum(dim=0) / whole[rows]
@@ -73,23 +70,30 @@ def is_usable(problem: Problem, place: Place) -> bool:
     count = problem.batch_size * place.positions
     if count >= place.width or (_is_masked(problem, place) and count > MASKED_POSITIONS):
         return False
-    rows = observed_rows(problem, place)
-    return bool((rows.basis.flatten(1).norm(dim=1) > 0).all())
+    gradient, shown = _shown_rows(problem, place)
+    return bool(((gradient * shown).flatten(1).norm(dim=1) > 0).all())
 
 
 def observed_rows(problem: Problem, place: Place) -> Rows:
     """Return what is to be spanned of a layer's gradient `[dW | db]`, and which entries of it are known."""
-    layer = problem.model.get_submodule(place.name)
-    gradient = layer_gradient(layer, place.name, problem.target)
+    gradient, shown = _shown_rows(problem, place)
     if not _is_masked(problem, place):
         return Rows(_trusted(problem, place, gradient), None)
-    shown = layer_gradient(layer, place.name, presence(problem))
-    # A row with hardly more entries than there are patches is spanned by any.
-    enough = shown.sum(dim=2, keepdim=True) > SPARE * problem.batch_size * place.positions
-    shown = shown * enough
     basis = gradient * shown
     length = basis.flatten(1).norm(dim=1).clamp(min=torch.finfo(basis.dtype).tiny)
     return Rows(basis * (math.sqrt(basis.shape[1]) / length[:, None, None]), shown)
+
+
+def _shown_rows(problem: Problem, place: Place) -> tuple[Tensor, Tensor]:
+    """Return `[dW | db]` (P, O, K), and which of its entries are known, in rows that have enough of them."""
+    layer = problem.model.get_submodule(place.name)
+    gradient = layer_gradient(layer, place.name, problem.target)
+    if not _is_masked(problem, place):
+        return gradient, torch.ones_like(gradient)
+    shown = layer_gradient(layer, place.name, presence(problem))
+    # A row with hardly more entries than there are patches is spanned by any.
+    enough = shown.sum(dim=2, keepdim=True) > SPARE * problem.batch_size * place.positions
+    return gradient, shown * enough
 
 
 def _is_masked(problem: Problem, place: Place) -> bool:
@@ -125,8 +129,8 @@ def entry_noise(problem: Problem, name: str) -> Tensor:
 def _beyond(rows: Tensor, known: Rows) -> Tensor:
     """Return how much, squared, of the known entries (k, R, K) the `rows` (k, L, K) do not span, (k,).
 
-    The coefficients are the best ones, so that the slope
-    in the rows is that at fixed coefficients (envelope theorem).
+    The coefficients are the best ones, so that the slope in the rows is that at fixed coefficients (envelope
+    theorem).
     """
     observed, shown = known
     with torch.no_grad():
