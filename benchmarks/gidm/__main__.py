@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import (
+    Pool,
     add_options,
     command_line,
     data_of,
@@ -99,12 +100,20 @@ def chosen(arguments: argparse.Namespace) -> list[Setting]:
     return found
 
 
+def training_pool(arguments: argparse.Namespace) -> Pool:
+    """Return the images of `--training`, resized as those of `--data`."""
+    return read_pool(argparse.Namespace(**{**vars(arguments), "data": arguments.training}))
+
+
 def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the figures of each row, and the scores of every image."""
     pool = read_pool(arguments)
     count = arguments.n * arguments.batch
     images, labels = pool.draw(count + min(arguments.others, len(pool.split) - count), arguments.seed)
     victims, others = images[:count], images[count:]
+    if arguments.training:
+        trained = training_pool(arguments)
+        others, _ = trained.draw(len(trained.split), arguments.seed)
     for name, way, defense, known in chosen(arguments):
 
         def progress(row: Row, name: str = name) -> None:
@@ -212,6 +221,9 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--weights", metavar="FILE.safetensors", help="a trained denoiser")
         command.add_argument("--others", type=int, default=1000, help="images to find the nearest one in")
+        command.add_argument(
+            "--training", metavar="FILE.npz", help="find the nearest one in these instead: what --weights saw"
+        )
         command.add_argument("--joint", action="store_true", help="unknown: joint descent as well")
         command.add_argument("--std", type=float, help="ablations: of noise on each entry, which is known of")
         command.add_argument("--rows", metavar="TEXT", help="only those rows whose name has this in it")

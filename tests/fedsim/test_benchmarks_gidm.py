@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,3 +111,13 @@ def test_batches_have_a_row_an_image(capsys):
     assert cells[6] == "2"
     assert float(cells[8].split()[0]) > 40
     assert main(["ablations", "--batch", "2"]) == 2
+
+
+def test_the_nearest_training_image_is_looked_for_in_what_the_weights_saw(tmp_path, capsys):
+    images, labels = read_pool(parser().parse_args(["ablations"])).draw(3, 1)
+    seen = tmp_path / "seen.npz"
+    pixels = (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
+    np.savez(seen, x=pixels.repeat(10, axis=0), y=labels.numpy().repeat(10))  # some are kept for its test set
+    assert main(["ablations", *SMALL, "--n", "3", "--rows", "nearest", "--training", str(seen)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "| all |" in line]
+    assert " | 100 [100, 100] | " in line  # victims among what was seen: PSNR to itself
