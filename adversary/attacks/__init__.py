@@ -83,6 +83,12 @@ ATTACKS = Registry(
         "Dimitrov et al. 2024, arXiv 2403.03945",
     ),
     Entry(
+        "mjolnir",
+        "adversary.attacks.mjolnir:Mjolnir",
+        "denoise the gradient with a diffusion model of surrogate gradients, then hand it to another attack",
+        "Liu et al. 2025, Mjolnir, arXiv 2407.05285",
+    ),
+    Entry(
         "gidm",
         "adversary.attacks.gidm:GIDM",
         "diffusion models: search a trained model's latents, then the pixels; timesteps and noise granted",

@@ -1,0 +1,1 @@
+"""Denoising perturbed gradients with what surrogate data teach: after Mjolnir (Liu et al. 2025)."""

@@ -1,0 +1,45 @@
+"""Trained denoisers on disk: safetensors, found again by what they were made of."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+def default_folder() -> Path:
+    """Return where denoisers are kept unless a folder is named: `fedsim/denoisers` of the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "denoisers"
+
+
+def content_key(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of settings (JSON) and named tensors, in hex."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def remembered(folder: Path, key: str, make: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the weights kept under a key; where there are none, those that `make` makes, which are kept.
+
+    `make` is given a file for its checkpoints, which is gone once it is done. Of several processes that look
+    for the same key one makes it, and the others wait.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, checkpoint = folder / f"{key}.safetensors", folder / f"{key}.checkpoint"
+    with FileLock(folder / f"{key}.lock"):
+        if not path.exists():
+            made = {name: value.detach().cpu().contiguous() for name, value in make(checkpoint).items()}
+            partial = path.with_suffix(".writing")
+            save_file(made, partial)
+            partial.replace(path)
+            checkpoint.unlink(missing_ok=True)
+    return load_file(path)

@@ -1,0 +1,76 @@
+"""The surrogate client: the victim's model fed with public images, and its uploads."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from adversary.mjolnir.pictures import draw_pictures
+from adversary.mjolnir.vectors import flatten, unflatten
+from adversary.objectives import NAIVE
+from adversary.precision import cast
+from adversary.problem import Problem
+from fedsim.defenses.upload import identity
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """Makes the gradients that the victim would upload if its image were a public one."""
+
+    victim: Problem
+    """In float32: its model, task, defence and masks count, its gradients are not looked at."""
+    public: Tensor
+    """Images (N, c, h, w) in [0, 1] that are not the victim's."""
+
+    @classmethod
+    def of(cls, problem: Problem, public: Tensor) -> "Surrogate":
+        """Return the surrogate of a problem's clients."""
+        return cls(cast(problem, torch.float32), public)
+
+    def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pictures (count, 1, C, H, W), labels (count, 1) drawn evenly, gradients (count, d)."""
+        task, device = self.victim.task, self.victim.like.device
+        channels, height, width = task.input_shape
+        pictures = draw_pictures(self.public, (channels, height, width), count, generator)[:, None].to(device)
+        labels = torch.randint(task.num_classes, (count, 1), generator=generator).to(device)
+        return pictures, labels, self.gradients(pictures, labels)
+
+    def gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the clean gradients of batches (n, B, C, H, W) with labels (n, B), as rows (n, d)."""
+        return flatten(vmap(self.victim.gradient)(images, labels))
+
+    def uploads(self, rows: Tensor, labels: Tensor, std: Tensor, generator: torch.Generator) -> Problem:
+        """Return the problem that clean gradients (n, d) become: defended as the victim's, noise (n,) added.
+
+        Masks are those of the victims, entries in another order.
+        """
+        victim, knowledge = self.victim, self.victim.knowledge or NAIVE
+        clean = unflatten(rows, victim.target)
+        if knowledge.simulate is not identity:
+            unit = victim.unit
+            sent = vmap(knowledge.simulate)({name: unit * value for name, value in clean.items()})
+            clean = {name: value / unit for name, value in sent.items()}
+        target, present = {}, {}
+        for name, value in clean.items():
+            noise = torch.randn(value.shape, generator=generator).to(value)
+            noisy = value + std.reshape(-1, *[1] * (value.dim() - 1)).to(value) * noise
+            if name in victim.present:
+                present[name] = self._mask(name, len(rows), generator)
+                noisy = noisy * present[name]
+            target[name] = noisy
+        return replace(
+            victim,
+            target=target,
+            present=present,
+            slack={},
+            labels=labels,
+            rounds=(),
+            seeds=tuple(range(len(rows))),
+        )
+
+    def _mask(self, name: str, count: int, generator: torch.Generator) -> Tensor:
+        masks = self.victim.present[name]
+        drawn = masks[torch.randint(len(masks), (count,), generator=generator)].flatten(1)
+        order = torch.rand(drawn.shape, generator=generator).argsort(dim=1).to(drawn.device)
+        return drawn.gather(1, order).reshape(count, *masks.shape[1:])
