@@ -233,7 +233,8 @@ def command_line(module: str, command: Mapping[str, Any], skip: Sequence[str] = 
         if key in ("data", "weights", "training"):
             value = Path(value).name
         separator = "," if module == "benchmarks.attacks" else " "
-        text = separator.join(map(str, value)) if isinstance(value, list) else shlex.quote(str(value))
+        parts = value if isinstance(value, list) else [value]
+        text = separator.join(shlex.quote(str(part)) for part in parts)
         flag = f"--{key.replace('_', '-')}"
         words.append(text if key == "what" else flag if value is True else f"{flag} {text}")
     return " ".join(words)

@@ -1,6 +1,6 @@
 """Mjolnir: bring a perturbed gradient back with what surrogate data teach, then attack it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,7 +12,7 @@ from adversary.attacks import ATTACKS
 from adversary.attacks.match import EXPLAINED
 from adversary.labels import infer_labels
 from adversary.lockstep import matching_losses
-from adversary.mjolnir.chain import Sampling, reverse
+from adversary.mjolnir.chain import Sampling, drawn, reverse
 from adversary.mjolnir.denoisers import RELEASED, Kind, Recipe, public_images, ready
 from adversary.mjolnir.level import declared_level, estimated_level
 from adversary.mjolnir.store import default_folder
@@ -23,7 +23,7 @@ from adversary.objectives import noise_floor
 from adversary.precision import cast
 from adversary.problem import Attempt, Problem
 from fedsim.options import build, require
-from fedsim.seeds import derive
+from fedsim.seeds import torch_generator
 
 Variant = Literal["adaptive", "fixed", "conditional"]
 """Start the chain where the noise belongs; at one level whatever the noise; or from noise alone, shown the
@@ -93,7 +93,7 @@ class Mjolnir:
         """
         labels = infer_labels(problem) if problem.labels is None else problem.labels
         known, std = replace(problem, labels=labels), self._level(problem)
-        noisy = signal_to_noise(flatten(problem.target), std) <= RANGE[1]
+        noisy = self.is_noisy(problem, std)
         attempts, order = [], []
         for denoise, rows in ((True, noisy), (False, ~noisy)):
             chosen = rows.nonzero().flatten().tolist()
@@ -103,6 +103,10 @@ class Mjolnir:
                 attempts.append(self._handed_on(given, part))
                 order += chosen
         return _joined(attempts, order)
+
+    def is_noisy(self, problem: Problem, std: Tensor) -> Tensor:
+        """Return whose noise `std` (P,) is strong enough for the denoiser to know of, (P,)."""
+        return signal_to_noise(flatten(problem.target), std) <= RANGE[1]
 
     def clean(self, problem: Problem, std: Tensor) -> Problem:
         """Return the problem with its gradients denoised: whole, exact, nothing left of the defence.
@@ -116,9 +120,9 @@ class Mjolnir:
         recipe = replace(base, updates=self.updates, conditional=self.variant == "conditional")
         folder = default_folder() if self.cache is None else Path(self.cache).expanduser()
         mean = ready(recipe, surrogate, folder)(single)
-        rows, level = self._start(flatten(single.target), std.to(single.like), surrogate)
-        generator = torch.Generator().manual_seed(derive(problem.seeds[0], "mjolnir"))
-        rows = reverse(mean, rows, level, steps=self.chain, sampling=self.sampling, generator=generator)
+        generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]
+        rows, level = self._start(flatten(single.target), std.to(single.like), surrogate, generators)
+        rows = reverse(mean, rows, level, steps=self.chain, sampling=self.sampling, generators=generators)
         target = unflatten(rows.to(problem.like), problem.target)
         return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=None)
 
@@ -137,19 +141,17 @@ class Mjolnir:
         require(known or self.level != "declared", "level", self.level, "estimated: no noise is declared")
         return declared if known and self.level != "estimated" else estimated_level(problem)
 
-    def _start(self, rows: Tensor, std: Tensor, surrogate: Surrogate) -> tuple[Tensor, Tensor]:
-        """Return the state in which the chain starts, and its level."""
+    def _start(
+        self, rows: Tensor, std: Tensor, surrogate: Surrogate, generators: Sequence[torch.Generator]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states (P, d) in which the chain starts, and their levels (P,)."""
         if self.variant == "adaptive":
             return rows, std
         low, high = noise_range(surrogate)
         if self.variant == "fixed":
             return rows, torch.full_like(std, (low * high) ** 0.5)
         level = torch.full_like(std, NOTHING_KNOWN * high)
-        drawn = [
-            torch.randn(rows.shape[1], generator=torch.Generator().manual_seed(derive(seed, "chain")))
-            for seed in surrogate.victim.seeds
-        ]
-        return level[:, None] * torch.stack(drawn).to(rows), level
+        return level[:, None] * drawn(generators, rows), level
 
 
 def _joined(attempts: list[Attempt], order: list[int]) -> Attempt:

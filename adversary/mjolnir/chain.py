@@ -1,6 +1,6 @@
 """The reverse process: from a perturbed gradient, placed where its noise belongs, down to a clean one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -23,8 +23,20 @@ def levels(std: Tensor, steps: int) -> Tensor:
     return std * CLEAN ** falls[:, None]
 
 
+def drawn(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+    """Return standard normal rows, shaped as `like` (P, d), each from its own capture's generator."""
+    rows = [torch.randn(like.shape[1], generator=one, dtype=torch.float64) for one in generators]
+    return torch.stack(rows).to(like)
+
+
 def reverse(
-    mean: Mean, rows: Tensor, std: Tensor, *, steps: int, sampling: Sampling, generator: torch.Generator
+    mean: Mean,
+    rows: Tensor,
+    std: Tensor,
+    *,
+    steps: int,
+    sampling: Sampling,
+    generators: Sequence[torch.Generator],
 ) -> Tensor:
     r"""Return the gradients (P, d) that perturbed ones become, starting at their own noise `std` (P,).
 
@@ -48,7 +60,6 @@ def reverse(
         if sampling == "ddim":
             rows = expected + fall * (rows - expected)
         else:
-            drawn = torch.randn(rows.shape, generator=generator, dtype=torch.float64).to(rows)
             spread = then[:, None] * (1 - fall.square()).sqrt()
-            rows = expected + fall.square() * (rows - expected) + spread * drawn
+            rows = expected + fall.square() * (rows - expected) + spread * drawn(generators, rows)
     return mean(rows, ladder[-1])

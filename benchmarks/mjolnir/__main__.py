@@ -1,0 +1,155 @@
+"""Mjolnir and what it has to beat: noisy gradients denoised in each way, then attacked.
+
+    python -m benchmarks.mjolnir run [--data FILE.npz] [--n N] [--seed S] [--size PIXELS] [--ratios 4 2 1 ...]
+        [--epsilons 100 10 1 ...] [--methods NAME ...] [--updates U] [--cache FOLDER] [--json OUT]
+    python -m benchmarks.mjolnir table FILE.json ... [--into docs/mjolnir.md]
+    python -m benchmarks.mjolnir plot FILE.json ... --out FILE.png
+
+One LeNet with drawn weights, one image a gradient, Gaussian (or Laplace) noise that the attacker knows the
+strength of; the surrogate client has the same weights and public images. Every method hands its gradient to
+iDLG. A level is the median victim's ratio of signal to noise, ||g|| / (sigma sqrt(d)), or an epsilon as in
+the paper: sigma = 2 * 0.001 * 10 sqrt(2 ln(1.25 / 1e-4)) / epsilon. Medians have bootstrap intervals, shares
+Wilson's; gains over MAP are paired, with bootstrap intervals.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import (
+    add_options,
+    command_line,
+    data_of,
+    exit_code,
+    machine,
+    prints_to,
+    put_table,
+    read_pool,
+    show,
+    write_json,
+)
+from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_ratio
+from benchmarks.mjolnir.plot import plot
+from benchmarks.mjolnir.table import figures, gradient_table, image_table
+from benchmarks.victims import Victim, groups_of
+from fedsim.engines.environment import threads
+from fedsim.errors import InputError
+from fedsim.options import require
+
+RATIOS = (8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.25)
+EPSILONS = (100.0, 50.0, 10.0, 5.0, 1.0)
+SENSITIVITY, DELTA = 2 * 0.001 * 10, 1e-4
+"""Of the paper: twice learning rate times clipping norm, as if the update were clipped."""
+
+
+def std_of_epsilon(epsilon: float) -> float:
+    """Return the paper's noise M of an epsilon, Gaussian mechanism."""
+    return SENSITIVITY * math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon
+
+
+def scene_of(arguments: argparse.Namespace) -> tuple[Scene, dict[str, Any]]:
+    """Return the victims, and what identifies their images."""
+    pool = read_pool(arguments)
+    images, labels = pool.draw(arguments.n, arguments.seed)
+    (group,) = groups_of(Victim(), images, labels, pool.classes, arguments.seed, arguments.n)
+    scene = Scene(
+        group=group,
+        seed=arguments.seed,
+        public=arguments.surrogate,
+        updates=arguments.updates,
+        cache=arguments.cache,
+        granted=arguments.labels == "granted",
+        evaluations=arguments.evaluations,
+    )
+    return scene, data_of(pool, images, labels)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure every method at every level."""
+    names = arguments.methods or list(METHODS)
+    for name in names:
+        require(name in METHODS, "--methods", name, ", ".join(METHODS))
+    require(min([*arguments.ratios, *arguments.epsilons]) > 0, "--ratios and --epsilons", 0, "above 0")
+    command = {key: value for key, value in vars(arguments).items() if key not in ("json", "cache")}
+    written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
+    with threads(arguments.threads):
+        scene, written["data"] = scene_of(arguments)
+        levels = [(std_of_ratio(scene, ratio), {"ratio": ratio}) for ratio in arguments.ratios]
+        levels += [(std_of_epsilon(epsilon), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
+        written["settings"] = []
+        for std, told in levels:
+            for row in measure(scene, std, arguments.distribution, names, "ratio" in told):
+                entry = {**told, "std": std, "figures": figures(row), "rows": row}
+                written["settings"].append(entry)
+                print(_line(entry), file=prints_to(arguments.json), flush=True)
+                if arguments.json != "-":  # kept after each method: a long run may be cut off
+                    write_json(written, arguments.json)
+    if arguments.json == "-":
+        write_json(written, arguments.json)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    found, told = entry["figures"], f"sigma {entry['std']:.3g}, {entry['rows']['method']}"
+    images = f", images {show(found['success'], 2, 100)} %" if "success" in found else ""
+    return f"{told}: cosine {show(found['cosine'], 4)}, centred {show(found['centred'])}{images}"
+
+
+def table(files: Sequence[Path]) -> str:
+    """Return the tables of JSON files, with the commands that made them."""
+    read = [_read(path) for path in files]
+    commands = [f"    {command_line('benchmarks.mjolnir', one['command'])}" for one in read]
+    return "\n\n".join([image_table(read), gradient_table(read), "\n".join(commands)])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"FILE = {path}: allowed: JSON of this benchmark ({error})") from None
+    require(read.get("benchmark") == "mjolnir", "FILE", str(path), "JSON of this benchmark")
+    return read
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of the subcommands."""
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks.mjolnir", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = top.add_subparsers(dest="what", required=True)
+    command = commands.add_parser("run")
+    add_options(command, 100, "gradients")
+    command.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS), help="of signal to noise")
+    command.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
+    command.add_argument("--distribution", choices=("gaussian", "laplace"), default="gaussian")
+    command.add_argument("--methods", nargs="+", metavar="NAME", help=f"of: {', '.join(METHODS)}")
+    command.add_argument("--surrogate", default="fashion_mnist", help="data set of public images")
+    command.add_argument("--updates", type=int, default=2000, help="of a denoiser's training")
+    command.add_argument("--labels", choices=("read", "granted"), default="read")
+    command.add_argument("--evaluations", type=int, default=1000, help="of the attack that follows")
+    command.add_argument("--cache", type=Path, help="folder of trained denoisers")
+    command.add_argument("--threads", type=int, default=1)
+    command = commands.add_parser("table")
+    command.add_argument("files", nargs="+", type=Path)
+    command.add_argument("--into", type=Path)
+    command = commands.add_parser("plot")
+    command.add_argument("files", nargs="+", type=Path)
+    command.add_argument("--out", type=Path, required=True)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; see the module's docstring."""
+    arguments = parser().parse_args(argv)
+    if arguments.what == "table":
+        return exit_code(lambda: put_table("mjolnir", table(arguments.files), arguments.into))
+    if arguments.what == "plot":
+        return exit_code(lambda: plot([_read(path) for path in arguments.files], arguments.out))
+    return exit_code(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

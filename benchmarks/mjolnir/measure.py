@@ -1,0 +1,174 @@
+"""Denoise the same noisy gradients in each way, attack what comes out, and score gradient and image."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adversary.attacks.idlg import IDLG
+from adversary.attacks.mjolnir import Mjolnir
+from adversary.labels import infer_labels
+from adversary.metrics import mse, ssim
+from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
+from adversary.mjolnir.denoisers import public_images
+from adversary.mjolnir.level import estimated_level
+from adversary.mjolnir.surrogate import Surrogate
+from adversary.mjolnir.vectors import cosine, flatten, gradient_psnr, signal_to_noise, unflatten
+from adversary.problem import Problem
+from benchmarks.victims import Group, Victim
+
+Row = dict[str, Any]
+STATISTICS = 3000
+"""Surrogate gradients behind the class means and the principal directions."""
+ENOUGH = (0.5, 0.03)
+"""SSIM and MSE of an image that counts as found."""
+MAP = "MAP, no denoiser"
+OURS = "unrolled"
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One model, victims that computed a gradient on it each, and what the attacker prepared."""
+
+    group: Group
+    seed: int
+    public: str
+    updates: int
+    cache: Path | None
+    granted: bool
+    """Whether the labels are granted, or read off the noisy gradient."""
+    evaluations: int
+    """Of the attack that follows."""
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """Return the clean gradients (n, d)."""
+        return flatten(self.group.problem(Victim(), self.seed).target)
+
+    @cached_property
+    def surrogate(self) -> Surrogate:
+        """Return the surrogate client."""
+        problem = self.group.problem(Victim(), self.seed)
+        return Surrogate.of(problem, public_images(self.public, {}, 8000, 0))
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Return what surrogate gradients have in common."""
+        return Statistics(self.surrogate, STATISTICS, self.seed)
+
+    def noisy(self, std: float, distribution: str) -> Problem:
+        """Return the problem of the gradients under noise of this standard deviation, which is declared."""
+        defense = {"name": "noising", "std": std, "distribution": distribution}
+        victim = Victim(defenses=(defense,), adaptive=True, labels_known=self.granted)
+        problem = self.group.problem(victim, self.seed)
+        return problem if self.granted else replace(problem, labels=infer_labels(problem))
+
+    def mjolnir(self, **options: Any) -> Mjolnir:
+        """Return the attack with the scene's surrogate and cache."""
+        cache = None if self.cache is None else str(self.cache)
+        return Mjolnir(surrogate=self.public, updates=self.updates, cache=cache, **options)
+
+
+Clean = Callable[[Scene, Problem, Tensor], Tensor]
+"""(scene, noisy problem with labels, noise (n,)) -> clean gradients (n, d)."""
+
+
+def _by_mjolnir(estimated: bool = False, **options: Any) -> Clean:
+    def clean(scene: Scene, problem: Problem, std: Tensor) -> Tensor:
+        attack, level = scene.mjolnir(**options), estimated_level(problem) if estimated else std
+        rows = flatten(problem.target)
+        noisy = attack.is_noisy(problem, level)
+        if bool(noisy.any()):  # the others are handed on as they are, as the attack does
+            rows = torch.where(noisy[:, None], flatten(attack.clean(problem, level).target), rows)
+        return rows
+
+    return clean
+
+
+def _labels(problem: Problem) -> Tensor:
+    assert problem.labels is not None
+    return problem.labels[:, 0]
+
+
+BASELINES: dict[str, Clean] = {
+    "identity": lambda _, problem, __: flatten(problem.target),
+    "shrinkage": lambda _, problem, std: shrinkage(flatten(problem.target), std),
+    "Wiener, oracle": lambda scene, problem, std: wiener(problem, flatten(problem.target), std, scene.truth),
+    "PCA": lambda scene, problem, std: scene.statistics.pca(flatten(problem.target), std, _labels(problem)),
+    "rank 1": lambda _, problem, __: rank_one(problem, flatten(problem.target)),
+    "class mean": lambda scene, problem, std: scene.statistics.class_means(_labels(problem)).to(std),
+}
+DENOISERS: dict[str, Clean] = {
+    OURS: _by_mjolnir(),
+    "unrolled, level estimated": _by_mjolnir(estimated=True),
+    "unrolled, DDIM": _by_mjolnir(sampling="ddim"),
+    "squares": _by_mjolnir(denoiser="squares", sampling="ancestral"),
+    "squares, mean": _by_mjolnir(denoiser="squares"),
+    "squares, fixed": _by_mjolnir(denoiser="squares", variant="fixed", sampling="ancestral"),
+    "squares, conditional": _by_mjolnir(denoiser="squares", variant="conditional", sampling="ddim"),
+}
+METHODS: dict[str, Clean | None] = {**BASELINES, MAP: None, **DENOISERS}
+"""None: the noisy gradients go to the adaptive attack as they are."""
+
+
+def measure(scene: Scene, std: float, distribution: str, names: list[str], images: bool) -> Iterator[Row]:
+    """Yield for each method the scores of every victim, as lists."""
+    problem = scene.noisy(std, distribution)
+    level = torch.full((len(problem),), std, dtype=problem.like.dtype)
+    noisy = flatten(problem.target)
+    for name in names:
+        worked = time.process_time()
+        clean = METHODS[name]
+        row: Row = {"method": name}
+        if clean is None:
+            found, rows = _inverted(scene, problem)
+            row |= _image_scores(scene, found)
+        else:
+            rows = clean(scene, problem, level)
+            if images:
+                whole = {"present": {}, "knowledge": None, "target": unflatten(rows, problem.target)}
+                row |= _image_scores(scene, _inverted(scene, replace(problem, **whole))[0])
+        row["cpu_seconds"] = (time.process_time() - worked) / len(problem)
+        row |= _gradient_scores(scene, rows)
+        row["snr"] = signal_to_noise(scene.truth, std).tolist()
+        row["seen_cosine"] = cosine(noisy, scene.truth).tolist()
+        row["label_right"] = (_labels(problem) == scene.group.labels[:, 0]).tolist()
+        yield row
+
+
+def _inverted(scene: Scene, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the images (n, C, H, W) that the attack finds, and the gradients (n, d) that they have."""
+    found = IDLG(max_evaluations=scene.evaluations).attack(problem)
+    images = found.images.nan_to_num(0.5)
+    rows = scene.surrogate.gradients(images.float(), found.labels)
+    return images[:, 0], rows.to(problem.like)
+
+
+def _image_scores(scene: Scene, images: Tensor) -> Row:
+    truth = scene.group.images[:, 0]
+    likeness, error = ssim(images.float(), truth), mse(images.float(), truth)
+    success = (likeness >= ENOUGH[0]) & (error <= ENOUGH[1])
+    return {"ssim": likeness.tolist(), "mse": error.tolist(), "success": success.tolist()}
+
+
+def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
+    """Return cosines, as they are and after the mean surrogate gradient of the true label is taken away."""
+    rows, truth = rows.nan_to_num(0.0), scene.truth
+    mean = scene.statistics.class_means(scene.group.labels[:, 0]).to(truth)
+    return {
+        "cosine": cosine(rows, truth).tolist(),
+        "centred": cosine(rows - mean, truth - mean).tolist(),
+        "gradient_psnr": gradient_psnr(rows, truth).tolist(),
+    }
+
+
+def std_of_ratio(scene: Scene, ratio: float) -> float:
+    """Return the noise at which the median victim's signal-to-noise ratio is this one."""
+    length = float(scene.truth.norm(dim=1).median())
+    return length / (ratio * math.sqrt(scene.truth.shape[1]))
