@@ -63,7 +63,7 @@ class Mjolnir:
     surrogate_options: Mapping[str, Any] = field(default_factory=dict)
     images: int = 8000
     """Public images at most."""
-    updates: int = 2000
+    updates: int = 3000
     """Of the denoiser's training."""
     cache: str | None = None
     """Folder of trained denoisers (None: the user's cache)."""

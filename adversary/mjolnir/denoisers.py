@@ -40,7 +40,7 @@ class Recipe:
     kind: Kind = "unrolled"
     conditional: bool = False
     """Squares alone: shown the upload (variant `conditional`)."""
-    updates: int = 2000
+    updates: int = 3000
     batch: int = 32
     """Surrogate gradients an update."""
     rate: float = 2e-3

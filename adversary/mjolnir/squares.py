@@ -18,7 +18,7 @@ from fedsim.tasks.schedules import alpha_bars
 TIMESTEPS = 1000
 CHANNELS = (16, 32, 32)
 """Of the U-Net's resolutions (released: 120, 240, 480)."""
-RANGE = (0.1, 20.0)
+RANGE = (0.2, 10.0)
 """Signal-to-noise ratios of the uploads that the conditional variant is shown in training."""
 
 

@@ -22,7 +22,7 @@ GREY = 0.3
 """Where images start."""
 BOUND = 5.0
 """Largest slope that the network is shown, in units of a pixel's range."""
-RANGE = (0.1, 20.0)
+RANGE = (0.2, 10.0)
 """Signal-to-noise ratios of the surrogate's uploads in training, drawn evenly in their logarithm."""
 
 

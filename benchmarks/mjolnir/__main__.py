@@ -127,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--distribution", choices=("gaussian", "laplace"), default="gaussian")
     command.add_argument("--methods", nargs="+", metavar="NAME", help=f"of: {', '.join(METHODS)}")
     command.add_argument("--surrogate", default="fashion_mnist", help="data set of public images")
-    command.add_argument("--updates", type=int, default=2000, help="of a denoiser's training")
+    command.add_argument("--updates", type=int, default=3000, help="of a denoiser's training")
     command.add_argument("--labels", choices=("read", "granted"), default="read")
     command.add_argument("--evaluations", type=int, default=1000, help="of the attack that follows")
     command.add_argument("--cache", type=Path, help="folder of trained denoisers")
