@@ -43,7 +43,7 @@ class Mjolnir:
     victim's model, a denoiser trained on them, and the upload placed at the step of the forward process that
     has as much noise. `squares` is the paper's denoiser (`adversary.mjolnir.squares`), `unrolled` ours
     (`adversary.mjolnir.unrolled`). A gradient whose noise is too weak for the denoiser to know of (a ratio of
-    signal to noise above 20) is attacked as it is.
+    signal to noise above 10) is attacked as it is.
     """
 
     then: str = "dlg"
@@ -60,6 +60,8 @@ class Mjolnir:
     """Of the noise: as the defence declares it, or read off the gradient (`auto`: where none is declared)."""
     surrogate: str = "fashion_mnist"
     """Data set of the public images."""
+    split: Literal["train", "test"] = "train"
+    """Of that data set: the other one than the victims' where it is theirs as well."""
     surrogate_options: Mapping[str, Any] = field(default_factory=dict)
     images: int = 8000
     """Public images at most."""
@@ -114,7 +116,7 @@ class Mjolnir:
         `std` (P,) is the noise on each entry of a gradient; `problem.labels` are needed.
         """
         single = cast(problem, torch.float32)
-        public = public_images(self.surrogate, dict(self.surrogate_options), self.images, 0)
+        public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
         surrogate = Surrogate.of(single, public)
         base = RELEASED if self.denoiser == "squares" else Recipe()
         recipe = replace(base, updates=self.updates, conditional=self.variant == "conditional")

@@ -118,10 +118,10 @@ def _key(recipe: Recipe, surrogate: Surrogate) -> str:
     return content_key(settings, tensors | {"public": surrogate.public})
 
 
-def public_images(name: str, options: dict[str, Any], limit: int, seed: int) -> Tensor:
-    """Return up to `limit` images (N, C, H, W) of a data set's training split, a seeded draw."""
-    split = load_dataset(name, options, seed).train
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(split), generator=generator)[:limit]
+def public_images(name: str, options: dict[str, Any], part: Literal["train", "test"], limit: int) -> Tensor:
+    """Return up to `limit` images (N, C, H, W) of a data set's training or test split, the same each time."""
+    dataset = load_dataset(name, options, 0)
+    split = dataset.train if part == "train" else dataset.test
+    rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
     images: Tensor = split.batch(rows.numpy())[0]
     return images

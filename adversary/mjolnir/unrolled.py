@@ -87,7 +87,8 @@ def refine(network: Refiner, problem: Problem, std: Tensor, unit: float, steps: 
     """
     size, distance = tuple(problem.task.input_shape), matching(problem)
     batched, labels, seen = lockstep(problem, distance), problem.labels, problem.evidence()
-    squares = flatten(problem.target).square().sum(dim=1)
+    shown = {n: v * problem.present[n] if n in problem.present else v for n, v in problem.target.items()}
+    squares = flatten(shown).square().sum(dim=1)
     level = (std / unit).to(problem.like)
     scale = (squares / (2 * unit**2 * (1 + level)))[:, None, None, None]
     images = problem.like.new_full((len(problem), *size), GREY)

@@ -55,7 +55,7 @@ class Scene:
     def surrogate(self) -> Surrogate:
         """Return the surrogate client."""
         problem = self.group.problem(Victim(), self.seed)
-        return Surrogate.of(problem, public_images(self.public, {}, 8000, 0))
+        return Surrogate.of(problem, public_images(self.public, {}, "train", 8000))
 
     @cached_property
     def statistics(self) -> Statistics:

@@ -123,7 +123,9 @@ def _strip(run: RunFolder, columns: list[Column], scores: dict[Column, list[Row]
     lines = [Line(title="Truth", details=["the client's image"], pictures=truths)] if any(truths) else []
     for kind in sorted(kinds, key=lambda kind: (kind[0] != "none", *kind)):
         found = [next((s for s in scores[column] if _kind(s) == kind), None) for column in columns]
-        lines += [*_phase1(run, kind, found), _line(run, kind, found)]
+        shown = [(line.title, line.details) for line in lines]
+        gradients = [g for g in _gradients(run, kind, found) if (g.title, g.details) not in shown]
+        lines += [*gradients, *_phase1(run, kind, found), _line(run, kind, found)]
     return Strip(heads=[_head(column) for column in columns], lines=lines)
 
 
@@ -149,6 +151,30 @@ def _phase1(run: RunFolder, kind: tuple[str, str, bool], scores: list[Row | None
     text = f"{title(kind[1])}, after phase 1"
     pictures = [Picture(png=png, text=text, caption="") if png else None for png in shown]
     return [Line(title=title(kind[1]), details=["after phase 1"], pictures=pictures)]
+
+
+GRADIENTS = (("clean", "Gradient, clean"), ("sent", "Gradient, as sent"), ("found", "Gradient, denoised"))
+"""(key of the pictures, what the line is called)"""
+
+
+def _gradients(run: RunFolder, kind: tuple[str, str, bool], scores: list[Row | None]) -> list[Line]:
+    """Return lines of the gradients that a denoiser began and ended with, where an attack has one."""
+    lines = []
+    for key, name in GRADIENTS:
+        pictures = [_gradient(run, score, key, name) if score else None for score in scores]
+        if any(pictures):
+            details = {"clean": [], "sent": [kind[0]], "found": [title(kind[1]), attacker(kind[2], kind[0])]}
+            lines.append(Line(title=name, details=details[key], pictures=pictures))
+    return lines
+
+
+def _gradient(run: RunFolder, score: Row, key: str, name: str) -> Picture | None:
+    png = run.picture((score.get("gradient_pictures") or {}).get(key))
+    if png is None:
+        return None
+    value = {"clean": 1.0, "sent": score.get("sent_cosine"), "found": score.get("gradient_cosine")}[key]
+    caption = "–" if value is None else f"cos {value:.3f}".replace("-", "−")
+    return Picture(png=png, text=f"{name}: cosine with the clean one {caption}", caption=caption)
 
 
 def _truth(run: RunFolder, score: Row) -> Picture | None:

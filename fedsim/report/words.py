@@ -10,6 +10,9 @@ from fedsim.report.folder import Row, RunFolder
 ACRONYMS = {
     "dlg": "DLG",
     "idlg": "iDLG",
+    "gidm": "GIDM",
+    "gidm_plus": "GIDM+",
+    "mjolnir": "Mjolnir",
     "fedavg": "FedAvg",
     "fedsgd": "FedSGD",
     "iid": "IID",

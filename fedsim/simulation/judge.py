@@ -18,6 +18,7 @@ from adversary.matching import match
 from adversary.problem import Problem, Reconstruction, frozen_model
 from adversary.scoring import KEYS, Origin, Row, failed, score
 from fedsim.defenses.chain import snr
+from fedsim.simulation.gradients import cosines, gradient_pictures
 from fedsim.simulation.pictures import to_picture
 from fedsim.simulation.targets import Target, Truth
 from fedsim.tasks.diffusion import DiffusionTask
@@ -62,6 +63,8 @@ class Judge:
         for row in scored:
             row["picture"], row["truth_picture"] = pictures[row["index"]], truths[row["index"]]
         self._add_parts(scored, result, truth, job.file(name).stem)
+        if "gradient" in result.parts:
+            self._add_gradient(scored, result.parts["gradient"][0], capture, truth, job.file(name).stem)
         return scored
 
     def _add_parts(self, rows: list[Row], result: Reconstruction, truth: Truth, stem: str) -> None:
@@ -81,6 +84,23 @@ class Judge:
             for row in rows:
                 row["phase1_picture"] = pictures[row["index"]]
 
+    def _add_gradient(
+        self, rows: list[Row], found: Tensor, capture: Capture, truth: Truth, stem: str
+    ) -> None:
+        """Add what was made of a gradient: cosines with the clean one, and pictures of all three."""
+        clean = self._gradient(capture, truth)
+        if clean is None:
+            return
+        weights = read_weights(self._target.captures, capture.weights)
+        unit = unit_of(capture.upload, self._target.scenario.training.learning_rate)
+        sent = {name: value / unit for name, value in observed_update(capture, weights, list(clean)).items()}
+        flat = [torch.cat([value.flatten() for value in one.values()]) for one in (clean, sent)]
+        trio = (flat[0], flat[1], found.to(flat[0]))
+        drawn = gradient_pictures(*trio)
+        paths = {name: self._draw(f"{stem}--gradient-{name}", one[None])[0] for name, one in drawn.items()}
+        for row in rows:
+            row |= {**cosines(*trio), "gradient_pictures": paths}
+
     def snr(self, names: list[str]) -> float | None:
         """Return the median strength of the defence over some captures, `||u|| / ||disturbance||`.
 
@@ -91,20 +111,24 @@ class Judge:
 
     def _snr(self, name: str) -> float | None:
         capture, truth = self._truth(name)
-        training = self._target.scenario.training
-        if truth is None or training.algorithm != "fedsgd" or capture.clients:
+        gradient = None if truth is None else self._gradient(capture, truth)
+        if gradient is None:
+            return None
+        weights = read_weights(self._target.captures, capture.weights)
+        unit = unit_of(capture.upload, self._target.scenario.training.learning_rate)
+        before = {parameter: unit * value for parameter, value in gradient.items()}
+        strength = snr(before, observed_update(capture, weights, list(gradient)))
+        # Rounding in float32 is no defence.
+        return strength if strength < EXPLAINED**-0.5 else None
+
+    def _gradient(self, capture: Capture, truth: Truth) -> dict[str, Tensor] | None:
+        """Return the clean gradient behind an upload; None where it is not one step of one client."""
+        if self._target.scenario.training.algorithm != "fedsgd" or capture.clients:
             return None
         weights = read_weights(self._target.captures, capture.weights)
         task = load_task(*self._target.task)
-        model = frozen_model(task, weights)
-        names = [parameter for parameter, _ in model.named_parameters()]
-        problem = Problem(task=task, model=model, target={}, seeds=())
-        gradient = problem.gradient_of(truth.loss(task))
-        unit = unit_of(capture.upload, training.learning_rate)
-        before = {parameter: unit * value for parameter, value in gradient.items()}
-        strength = snr(before, observed_update(capture, weights, names))
-        # Rounding in float32 is no defence.
-        return strength if strength < EXPLAINED**-0.5 else None
+        problem = Problem(task=task, model=frozen_model(task, weights), target={}, seeds=())
+        return problem.gradient_of(truth.loss(task))
 
     def _truth(self, name: str) -> tuple[Capture, Truth | None]:
         return _remembered(self._target, name)

@@ -1,0 +1,189 @@
+"""Mjolnir: gradients denoised by what a surrogate client teaches, then attacked."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Victim
+from test_attacks import CASES, Case, captures_of
+
+from adversary.attacks.idlg import IDLG
+from adversary.attacks.mjolnir import Mjolnir
+from adversary.labels import infer_labels
+from adversary.mjolnir import denoisers
+from adversary.mjolnir.squares import build_squares, squares_mean
+from adversary.mjolnir.surrogate import Surrogate
+from adversary.mjolnir.unrolled import build_refiner, pixel_unit, refine, refiner_loss
+from adversary.mjolnir.vectors import cosine, flatten
+from adversary.precision import cast
+from adversary.problem import Problem
+from adversary.reconstruct import reconstruct
+from fedsim.defenses.masking import Masking
+from fedsim.defenses.noising import Noising
+from fedsim.errors import InputError
+
+STRONG = Noising(std=0.1)
+"""Of an update; five times as much as a median entry of it."""
+
+
+def mjolnir(folder: Path, **options: Any) -> Mjolnir:
+    few = {"updates": 2, "images": 100, "then": "idlg", "options": {"max_evaluations": 20}, "chain": 3}
+    return Mjolnir(**{**few, "cache": str(folder), **options})  # type: ignore[arg-type]
+
+
+def noisy(victim: Victim, defenses: tuple[Any, ...] = (STRONG,), number: int = 2) -> Problem:
+    problem = victim.problem(captures_of(victim, list(defenses), number), defenses)
+    return Problem(**{**vars(problem), "labels": infer_labels(problem)})
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_under_each_defense(victim: Victim, tmp_path: Path, case: Case, adaptive: bool) -> None:
+    """Where the attacker knows that there is no noise, its gradients are handed on as they are."""
+    defense = case.defense()
+    problem = victim.problem(captures_of(victim, [defense], 2), [defense] if adaptive else None)
+    found = mjolnir(tmp_path).attack(problem)
+    assert found.images.shape == (2, 1, 1, 28, 28)
+    assert found.images.isfinite().all()
+    assert found.parts["gradient"].shape == (2, 1, flatten(problem.target).shape[1])
+    if adaptive and case.name != "noising":
+        other = IDLG(max_evaluations=20).attack(problem)
+        torch.testing.assert_close(found.images, other.images)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sampling": "ddim"},
+        {"sampling": "ancestral"},
+        {"variant": "fixed"},
+        {"level": "estimated"},
+        {"denoiser": "squares"},
+        {"denoiser": "squares", "sampling": "ancestral"},
+        {"denoiser": "squares", "variant": "conditional", "sampling": "ddim"},
+    ],
+    ids=str,
+)
+def test_each_way_of_denoising_gives_the_same_alone_and_in_company(
+    victim: Victim, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    problem, attack = noisy(victim), mjolnir(tmp_path, **options)
+    std = torch.full((2,), 0.2, dtype=torch.float64)
+    both = flatten(attack.clean(problem, std).target)
+    alone = flatten(attack.clean(problem.select([1]), std[:1]).target)
+    assert both.isfinite().all()
+    torch.testing.assert_close(both[1:], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_a_clean_problem_has_nothing_left_of_the_defense(victim: Victim, tmp_path: Path) -> None:
+    problem = noisy(victim, (STRONG, Masking(p=0.3)))
+    clean = mjolnir(tmp_path).clean(problem, torch.full((2,), 0.2, dtype=torch.float64))
+    assert problem.present
+    assert not clean.present
+    assert clean.knowledge is None
+    assert {name: value.shape for name, value in clean.target.items()} == {
+        name: value.shape for name, value in problem.target.items()
+    }
+
+
+def test_a_little_training_brings_the_gradient_nearer(victim: Victim, tmp_path: Path) -> None:
+    """Nearer than it was sent, and than the gradient of the grey image that an untrained network returns."""
+    problem = noisy(victim, number=4)
+    truth = flatten(victim.problem(captures_of(victim, [], 4)).target)
+    std = torch.full((4,), 0.2, dtype=torch.float64)
+    near = [
+        cosine(flatten(mjolnir(tmp_path, updates=updates).clean(problem, std).target), truth).mean()
+        for updates in (1, 60)
+    ]
+    assert near[1] > near[0] > cosine(flatten(problem.target), truth).mean()
+
+
+def test_the_loss_falls_and_absent_entries_do_not_matter(victim: Victim) -> None:
+    problem = cast(noisy(victim, (STRONG, Masking(p=0.5))), torch.float32)
+    surrogate = Surrogate.of(problem, victim.images)
+    network, unit = build_refiner(problem, 0), pixel_unit(surrogate)
+    loss = refiner_loss(network, surrogate, unit, steps=3, batch=8)
+    before = float(loss(torch.Generator().manual_seed(1)).detach())
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for number in range(40):
+        optimizer.zero_grad()
+        loss(torch.Generator().manual_seed(100 + number)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert float(loss(torch.Generator().manual_seed(1)).detach()) < 0.7 * before
+    changed = {
+        name: value + 9.0 * ~problem.present[name] if name in problem.present else value
+        for name, value in problem.target.items()
+    }
+    std, other = torch.full((2,), 0.2), Problem(**{**vars(problem), "target": changed})
+    with torch.no_grad():
+        images = [refine(network, one, std, unit, 3)[-1] for one in (problem, other)]
+    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-5)
+
+
+def test_a_trained_denoiser_is_not_trained_again(
+    victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, attack = noisy(victim), mjolnir(tmp_path)
+    first = attack.attack(problem)
+    monkeypatch.setattr(denoisers, "train", lambda *_, **__: pytest.fail("trained again"))
+    torch.testing.assert_close(attack.attack(problem).images, first.images)
+    with pytest.raises(pytest.fail.Exception):
+        mjolnir(tmp_path, updates=3).attack(problem)
+
+
+def test_losses_are_those_of_the_observed_gradients(victim: Victim, tmp_path: Path) -> None:
+    """Under noise of a known level the truth's own is about sigma^2 d / ||g*||^2, and explains the upload."""
+    problem = noisy(victim)
+    (one, _) = reconstruct(mjolnir(tmp_path, updates=30, options={"max_evaluations": 200}), problem)
+    length = float(flatten(problem.target)[0].square().sum())
+    floor = 0.2**2 * flatten(problem.target).shape[1] / length
+    assert 0.9 * floor < one.loss < 2 * floor
+
+
+def test_the_papers_noise_starts_at_the_papers_step() -> None:
+    """Epsilon 1, 5, 10 of the released code: steps 24, 3 and 1 of 1000, counted from one."""
+    network = build_squares(13_426, conditional=False, seed=0)
+    found = network.timestep(torch.tensor([0.0869, 0.0174, 0.00869]))
+    assert (found + 1).tolist() == [24, 3, 1]
+    kept = network.alphas[found]
+    assert bool((kept <= 1 / (1 + torch.tensor([0.0869, 0.0174, 0.00869]).square())).all())
+
+
+def test_a_denoiser_that_knows_the_noise_takes_it_away(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state handed to the network is sqrt(abar) g + sqrt(1 - abar) z; with z predicted, g is left."""
+    problem = cast(noisy(victim), torch.float32)
+    truth = flatten(victim.problem(captures_of(victim, [], 2)).target).float()
+    sent, std = flatten(problem.target), torch.full((2,), 0.2)
+    network = build_squares(sent.shape[1], conditional=False, seed=0)
+    kept = (1 / (1 + std[0] ** 2)).sqrt()
+
+    def known(states: torch.Tensor, timesteps: torch.Tensor, uploads: torch.Tensor) -> torch.Tensor:
+        torch.testing.assert_close(states, kept * network.square(sent), rtol=1e-4, atol=1e-5)
+        return network.square((sent - truth) / 0.2)
+
+    monkeypatch.setattr(network, "noise", known)
+    torch.testing.assert_close(squares_mean(network, problem)(sent, std), truth, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"then": "mjolnir"}, "then = 'mjolnir': allowed: another attack"),
+        ({"variant": "conditional", "sampling": "ddim"}, "denoiser = 'squares' for the conditional"),
+        ({"denoiser": "squares", "variant": "conditional"}, "ddim or ancestral"),
+        ({"updates": 0}, "updates = 0: allowed: at least 1"),
+    ],
+)
+def test_bad_options_are_named(tmp_path: Path, options: dict[str, Any], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        mjolnir(tmp_path, **options)
+
+
+def test_a_level_that_nobody_declared(victim: Victim, tmp_path: Path) -> None:
+    problem = victim.problem(captures_of(victim, [STRONG], 1))
+    with pytest.raises(InputError, match="level = 'declared': allowed: estimated"):
+        mjolnir(tmp_path, level="declared").attack(problem)
