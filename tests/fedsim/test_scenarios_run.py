@@ -48,6 +48,10 @@ def shortened(path: Path, folder: Path) -> dict[str, Any]:
         changed[f"adversary.attacks.{number}.restarts"] = 1
         if "max_evaluations" in options_of(attack.name):
             changed[f"adversary.attacks.{number}.max_evaluations"] = 2
+        if "updates" in options_of(attack.name):
+            changed[f"adversary.attacks.{number}.updates"] = 2
+            changed[f"adversary.attacks.{number}.options"] = {"max_evaluations": 2}
+            changed[f"adversary.attacks.{number}.cache"] = str(folder)
     return changed
 
 

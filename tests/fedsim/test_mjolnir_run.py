@@ -1,0 +1,53 @@
+"""Mjolnir through a scenario: what the run folder and the report say of the gradients."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import fedsim
+from fedsim.scenario.load import bundled_scenarios
+from fedsim.simulation.gradients import SIDE, gradient_pictures
+
+
+def test_pictures_of_gradients_share_a_scale_and_stay_small() -> None:
+    clean = torch.linspace(-1, 1, 20_000)
+    found = gradient_pictures(clean, 0.5 * clean, torch.zeros(20_000))
+    assert {picture.shape for picture in found.values()} == {(1, SIDE, SIDE)}
+    assert float(found["clean"].max()) > 0.99
+    assert 0.7 < float(found["sent"].max()) < 0.8
+    assert bool((found["found"] == 0.5).all())
+    assert gradient_pictures(*[torch.ones(10)] * 3)["clean"].shape == (1, 4, 4)
+
+
+def test_the_run_shows_gradients_before_and_after(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    (path,) = [path for path in bundled_scenarios() if path.stem == "mjolnir"]
+    few = {
+        "then": "idlg",
+        "updates": 40,
+        "options": {"max_evaluations": 30},
+        "cache": str(tmp_path / "cache"),
+    }
+    overrides = {
+        "adversary.capture.clients": 2,
+        "adversary.workers": 0,
+        "adversary.attacks": [{"name": "mjolnir", "split": "test", **few}],
+        "data.test_limit": 200,
+    }
+    run = fedsim.run(path, overrides=overrides, out=tmp_path / "run")
+    lines = (run.folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    scores = [json.loads(line) for line in lines]
+    assert sorted(row["adaptive"] for row in scores) == [False, False, True, True]
+    for row in scores:
+        assert row["gradient_cosine"] > row["sent_cosine"] > 0.3
+        assert set(row["gradient_pictures"]) == {"clean", "sent", "found"}
+        assert all((run.folder / name).is_file() for name in row["gradient_pictures"].values())
+    naive, adaptive = (next(row for row in scores if row["adaptive"] is known) for known in (False, True))
+    assert naive["gradient_cosine"] == pytest.approx(adaptive["gradient_cosine"], abs=0.02)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count(">Gradient, clean<") == 1
+    assert page.count(">Gradient, as sent<") == 1
+    assert page.count(">Gradient, denoised<") == 2
+    assert len(list(cache.glob("*.safetensors"))) == 1
