@@ -24,12 +24,8 @@ def test_pictures_of_gradients_share_a_scale_and_stay_small() -> None:
 def test_the_run_shows_gradients_before_and_after(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     (path,) = [path for path in bundled_scenarios() if path.stem == "mjolnir"]
-    few = {
-        "then": "idlg",
-        "updates": 40,
-        "options": {"max_evaluations": 30},
-        "cache": str(tmp_path / "cache"),
-    }
+    cache = tmp_path / "cache"
+    few = {"then": "idlg", "updates": 40, "options": {"max_evaluations": 30}, "cache": str(cache)}
     overrides = {
         "adversary.capture.clients": 2,
         "adversary.workers": 0,
