@@ -44,7 +44,7 @@ class Scene:
     granted: bool
     """Whether the labels are granted, or read off the noisy gradient."""
     evaluations: int
-    """Of the attack that follows."""
+    """Of the attack that follows; twice as many where it is all there is (MAP)."""
 
     @cached_property
     def truth(self) -> Tensor:
@@ -127,13 +127,13 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         clean = METHODS[name]
         row: Row = {"method": name}
         if clean is None:
-            found, rows = _inverted(scene, problem)
+            found, rows = _inverted(scene, problem, 2 * scene.evaluations)
             row |= _image_scores(scene, found)
         else:
             rows = clean(scene, problem, level)
             if images:
                 whole = {"present": {}, "knowledge": None, "target": unflatten(rows, problem.target)}
-                row |= _image_scores(scene, _inverted(scene, replace(problem, **whole))[0])
+                row |= _image_scores(scene, _inverted(scene, replace(problem, **whole), scene.evaluations)[0])
         row["cpu_seconds"] = (time.process_time() - worked) / len(problem)
         row |= _gradient_scores(scene, rows)
         row["snr"] = signal_to_noise(scene.truth, std).tolist()
@@ -142,9 +142,9 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         yield row
 
 
-def _inverted(scene: Scene, problem: Problem) -> tuple[Tensor, Tensor]:
+def _inverted(scene: Scene, problem: Problem, evaluations: int) -> tuple[Tensor, Tensor]:
     """Return the images (n, C, H, W) that the attack finds, and the gradients (n, d) that they have."""
-    found = IDLG(max_evaluations=scene.evaluations).attack(problem)
+    found = IDLG(max_evaluations=evaluations).attack(problem)
     images = found.images.nan_to_num(0.5)
     rows = scene.surrogate.gradients(images.float(), found.labels)
     return images[:, 0], rows.to(problem.like)
