@@ -13,7 +13,7 @@ from adversary.attacks.match import EXPLAINED
 from adversary.labels import infer_labels
 from adversary.lockstep import matching_losses
 from adversary.mjolnir.chain import Sampling, drawn, reverse
-from adversary.mjolnir.denoisers import RELEASED, Kind, Recipe, public_images, ready
+from adversary.mjolnir.denoisers import PICTURED, Kind, Recipe, public_images, ready
 from adversary.mjolnir.level import declared_level, estimated_level
 from adversary.mjolnir.store import default_folder
 from adversary.mjolnir.surrogate import Surrogate
@@ -118,7 +118,7 @@ class Mjolnir:
         single = cast(problem, torch.float32)
         public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
         surrogate = Surrogate.of(single, public)
-        base = RELEASED if self.denoiser == "squares" else Recipe()
+        base = PICTURED if self.denoiser == "squares" else Recipe()
         recipe = replace(base, updates=self.updates, conditional=self.variant == "conditional")
         folder = default_folder() if self.cache is None else Path(self.cache).expanduser()
         mean = ready(recipe, surrogate, folder)(single)

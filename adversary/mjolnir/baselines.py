@@ -51,7 +51,7 @@ class Statistics:
         generator = torch.Generator().manual_seed(seed)
         drawn = [surrogate.batch(min(64, count), generator) for _ in range(-(-count // 64))]
         labels = torch.cat([one[1][:, 0] for one in drawn])
-        rows = torch.cat([one[2] for one in drawn])
+        rows = surrogate.defended(torch.cat([one[2] for one in drawn]))
         classes = surrogate.victim.task.num_classes
         self.mean = rows.mean(dim=0)
         members = [rows[labels == label] for label in range(classes)]

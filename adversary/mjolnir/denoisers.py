@@ -49,8 +49,8 @@ class Recipe:
     seed: int = 0
 
 
-RELEASED = Recipe(kind="squares", batch=8, rate=1e-4)
-"""The paper's denoiser, trained as in its released code."""
+PICTURED = Recipe(kind="squares", batch=8, rate=1e-3)
+"""The paper's denoiser: batches of 8 as in its released code, ten times its rate for far fewer updates."""
 
 
 def ready(recipe: Recipe, surrogate: Surrogate, folder: Path) -> MeanOf:

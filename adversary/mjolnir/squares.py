@@ -35,7 +35,9 @@ class Squares(nn.Module):
         step = 2 ** (len(CHANNELS) - 1)
         self.entries, self.side = entries, step * math.ceil(math.sqrt(entries) / step)
         self.conditional = conditional
-        self.network = unet((2 if conditional else 1, self.side, self.side), 0, channels=CHANNELS)
+        self.network = unet(
+            (2 if conditional else 1, self.side, self.side), 0, channels=CHANNELS, attention=False
+        )
         self.register_buffer("alphas", alpha_bars("linear", TIMESTEPS).float(), persistent=False)
 
     def square(self, rows: Tensor) -> Tensor:

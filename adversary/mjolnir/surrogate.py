@@ -40,25 +40,25 @@ class Surrogate:
         """Return the clean gradients of batches (n, B, C, H, W) with labels (n, B), as rows (n, d)."""
         return flatten(vmap(self.victim.gradient)(images, labels))
 
+    def defended(self, rows: Tensor) -> Tensor:
+        """Return clean gradients (n, d) after what the defence does without chance: clipping."""
+        knowledge, unit = self.victim.knowledge or NAIVE, self.victim.unit
+        if knowledge.simulate is identity:
+            return rows
+        sent = vmap(knowledge.simulate)(unflatten(unit * rows, self.victim.target))
+        return flatten(sent) / unit
+
     def uploads(self, rows: Tensor, labels: Tensor, std: Tensor, generator: torch.Generator) -> Problem:
         """Return the problem that clean gradients (n, d) become: defended as the victim's, noise (n,) added.
 
         Masks are those of the victims, entries in another order.
         """
-        victim, knowledge = self.victim, self.victim.knowledge or NAIVE
-        clean = unflatten(rows, victim.target)
-        if knowledge.simulate is not identity:
-            unit = victim.unit
-            sent = vmap(knowledge.simulate)({name: unit * value for name, value in clean.items()})
-            clean = {name: value / unit for name, value in sent.items()}
-        target, present = {}, {}
-        for name, value in clean.items():
-            noise = torch.randn(value.shape, generator=generator).to(value)
-            noisy = value + std.reshape(-1, *[1] * (value.dim() - 1)).to(value) * noise
-            if name in victim.present:
-                present[name] = self._mask(name, len(rows), generator)
-                noisy = noisy * present[name]
-            target[name] = noisy
+        victim, present = self.victim, {}
+        noise = torch.randn(rows.shape, generator=generator).to(rows)
+        target = unflatten(self.defended(rows) + std[:, None].to(rows) * noise, victim.target)
+        for name in victim.present:
+            present[name] = self._mask(name, len(rows), generator)
+            target[name] = target[name] * present[name]
         return replace(
             victim,
             target=target,

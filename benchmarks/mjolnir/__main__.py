@@ -56,10 +56,17 @@ def scene_of(arguments: argparse.Namespace) -> tuple[Scene, dict[str, Any]]:
     pool = read_pool(arguments)
     images, labels = pool.draw(arguments.n, arguments.seed)
     (group,) = groups_of(Victim(), images, labels, pool.classes, arguments.seed, arguments.n)
+    before: list[dict[str, Any]] = []
+    if arguments.clip is not None:
+        before.append({"name": "clipping", "norm": arguments.clip})
+    if arguments.mask is not None:
+        before.append({"name": "masking", "p": arguments.mask})
     scene = Scene(
         group=group,
+        before=tuple(before),
         seed=arguments.seed,
         public=arguments.surrogate,
+        gradients=arguments.gradients,
         updates=arguments.updates,
         cache=arguments.cache,
         granted=arguments.labels == "granted",
@@ -73,7 +80,9 @@ def run(arguments: argparse.Namespace) -> None:
     names = arguments.methods or list(METHODS)
     for name in names:
         require(name in METHODS, "--methods", name, ", ".join(METHODS))
-    require(min([*arguments.ratios, *arguments.epsilons]) > 0, "--ratios and --epsilons", 0, "above 0")
+    for key in ("ratios", "epsilons"):
+        lowest = min(getattr(arguments, key), default=1.0)
+        require(lowest > 0, f"--{key}", lowest, "above 0")
     command = {key: value for key, value in vars(arguments).items() if key not in ("json", "cache")}
     written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
     with threads(arguments.threads):
@@ -125,8 +134,12 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS), help="of signal to noise")
     command.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
     command.add_argument("--distribution", choices=("gaussian", "laplace"), default="gaussian")
+    command.add_argument("--clip", type=float, help="clip gradients to this norm first")
+    command.add_argument("--mask", type=float, help="withhold each entry with this probability first")
     command.add_argument("--methods", nargs="+", metavar="NAME", help=f"of: {', '.join(METHODS)}")
     command.add_argument("--surrogate", default="fashion_mnist", help="data set of public images")
+    help_ = "of the surrogate, for the class means and PCA"
+    command.add_argument("--gradients", type=int, default=3000, help=help_)
     command.add_argument("--updates", type=int, default=3000, help="of a denoiser's training")
     command.add_argument("--labels", choices=("read", "granted"), default="read")
     command.add_argument(

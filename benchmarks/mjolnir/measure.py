@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,6 @@ from adversary.problem import Problem
 from benchmarks.victims import Group, Victim
 
 Row = dict[str, Any]
-STATISTICS = 3000
-"""Surrogate gradients behind the class means and the principal directions."""
 ENOUGH = (0.5, 0.03)
 """SSIM and MSE of an image that counts as found."""
 MAP = "MAP, no denoiser"
@@ -39,8 +37,12 @@ class Scene:
     group: Group
     seed: int
     public: str
+    gradients: int
+    """Of the surrogate, behind the class means and the principal directions."""
     updates: int
     cache: Path | None
+    before: tuple[Mapping[str, Any], ...]
+    """Defences that act before the noise: clipping, masking."""
     granted: bool
     """Whether the labels are granted, or read off the noisy gradient."""
     evaluations: int
@@ -48,24 +50,30 @@ class Scene:
 
     @cached_property
     def truth(self) -> Tensor:
-        """Return the clean gradients (n, d)."""
-        return flatten(self.group.problem(Victim(), self.seed).target)
+        """Return the clean gradients (n, d), clipped where the defence clips."""
+        clipping = tuple(one for one in self.before if one["name"] == "clipping")
+        return flatten(self.group.problem(Victim(defenses=clipping), self.seed).target)
+
+    @cached_property
+    def sent(self) -> Tensor:
+        """Return the gradients (n, d) to which noise is added."""
+        return flatten(self.group.problem(Victim(defenses=self.before), self.seed).target)
 
     @cached_property
     def surrogate(self) -> Surrogate:
         """Return the surrogate client."""
-        problem = self.group.problem(Victim(), self.seed)
+        problem = self.group.problem(Victim(defenses=self.before, adaptive=True), self.seed)
         return Surrogate.of(problem, public_images(self.public, {}, "train", 8000))
 
     @cached_property
     def statistics(self) -> Statistics:
         """Return what surrogate gradients have in common."""
-        return Statistics(self.surrogate, STATISTICS, self.seed)
+        return Statistics(self.surrogate, self.gradients, self.seed)
 
     def noisy(self, std: float, distribution: str) -> Problem:
         """Return the problem of the gradients under noise of this standard deviation, which is declared."""
-        defense = {"name": "noising", "std": std, "distribution": distribution}
-        victim = Victim(defenses=(defense,), adaptive=True, labels_known=self.granted)
+        noising = {"name": "noising", "std": std, "distribution": distribution}
+        victim = Victim(defenses=(*self.before, noising), adaptive=True, labels_known=self.granted)
         problem = self.group.problem(victim, self.seed)
         return problem if self.granted else replace(problem, labels=infer_labels(problem))
 
@@ -136,7 +144,7 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
                 row |= _image_scores(scene, _inverted(scene, replace(problem, **whole), scene.evaluations)[0])
         row["cpu_seconds"] = (time.process_time() - worked) / len(problem)
         row |= _gradient_scores(scene, rows)
-        row["snr"] = signal_to_noise(scene.truth, std).tolist()
+        row["snr"] = signal_to_noise(scene.sent, std).tolist()
         row["seen_cosine"] = cosine(noisy, scene.truth).tolist()
         row["label_right"] = (_labels(problem) == scene.group.labels[:, 0]).tolist()
         yield row
@@ -158,8 +166,13 @@ def _image_scores(scene: Scene, images: Tensor) -> Row:
 
 
 def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
-    """Return cosines, as they are and after the mean surrogate gradient of the true label is taken away."""
+    """Return cosines, as they are and after the mean surrogate gradient of the true label is taken away.
+
+    What is found is clipped as what was sent.
+    """
     rows, truth = rows.nan_to_num(0.0), scene.truth
+    for norm in (one["norm"] for one in scene.before if one["name"] == "clipping"):
+        rows = rows * (norm / rows.norm(dim=1).clamp(min=1e-30)).clamp(max=1)[:, None]
     mean = scene.statistics.class_means(scene.group.labels[:, 0]).to(truth)
     return {
         "cosine": cosine(rows, truth).tolist(),
@@ -170,5 +183,5 @@ def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
 
 def std_of_ratio(scene: Scene, ratio: float) -> float:
     """Return the noise at which the median victim's signal-to-noise ratio is this one."""
-    length = float(scene.truth.norm(dim=1).median())
-    return length / (ratio * math.sqrt(scene.truth.shape[1]))
+    length = float(scene.sent.norm(dim=1).median())
+    return length / (ratio * math.sqrt(scene.sent.shape[1]))

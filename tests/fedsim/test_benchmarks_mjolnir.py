@@ -1,0 +1,98 @@
+"""The Mjolnir benchmark: its levels, its rows, its tables."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.mjolnir.__main__ import main, parser, scene_of, std_of_epsilon
+from benchmarks.mjolnir.measure import BASELINES, MAP, METHODS, OURS, std_of_ratio
+from benchmarks.mjolnir.table import gain
+
+TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gradients", "64"]
+
+
+def test_noise_is_the_papers_and_that_of_the_ratio(tmp_path: Path) -> None:
+    assert std_of_epsilon(1.0) == pytest.approx(0.0869, abs=1e-4)
+    assert std_of_epsilon(100.0) == pytest.approx(0.00087, abs=1e-5)
+    scene, data = scene_of(parser().parse_args(["run", *TINY, "--n", "5", "--cache", str(tmp_path)]))
+    assert data["name"] == "fashion_mnist"
+    std = std_of_ratio(scene, 2.0)
+    noise = scene.noisy(std, "gaussian")
+    lengths = scene.truth.norm(dim=1)
+    assert float(lengths.median()) / (std * scene.truth.shape[1] ** 0.5) == pytest.approx(2.0)
+    assert noise.knowledge is not None
+    assert noise.knowledge.noise_std == std
+
+
+def test_a_gain_is_paired() -> None:
+    assert gain([True, True, False], [True, False, False])["mean"] == pytest.approx(1 / 3)
+    same = gain([True, False] * 10, [True, False] * 10)
+    assert (same["mean"], same["low"], same["high"]) == (0.0, 0.0, 0.0)
+    assert gain([True] * 30 + [False] * 10, [False] * 40)["low"] > 0.5
+
+
+FEW = ["identity", "class mean", MAP, OURS]
+
+
+@pytest.mark.parametrize(
+    ("first", "methods"),
+    [([], list(METHODS)), (["--clip", "1.0"], FEW), (["--mask", "0.3"], FEW)],
+    ids=["all", "clip", "mask"],
+)
+def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: list[str]) -> None:
+    out = tmp_path / "out.json"
+    given = [
+        "run",
+        *TINY,
+        *first,
+        "--methods",
+        *methods,
+        "--ratios",
+        "1",
+        "--epsilons",
+        "10",
+        "--cache",
+        str(tmp_path),
+        "--json",
+    ]
+    assert main([*given, str(out)]) == 0
+    written = json.loads(out.read_text(encoding="utf-8"))
+    settings: list[dict[str, Any]] = written["settings"]
+    assert [entry["rows"]["method"] for entry in settings] == 2 * methods
+    assert set(BASELINES) | {MAP, OURS} <= set(METHODS)
+    for entry in settings:
+        assert len(entry["rows"]["cosine"]) == 2
+        assert torch.tensor(entry["rows"]["cosine"]).abs().max() <= 1 + 1e-6
+        assert ("success" in entry["rows"]) == ("ratio" in entry or entry["rows"]["method"] == MAP)
+    means = [entry["rows"] for entry in settings if entry["rows"]["method"] == "class mean"]
+    assert all(abs(value) < 1e-6 for rows in means for value in rows["centred"])  # it knows nothing more
+
+
+def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture = tmp_path / "out.json", tmp_path / "plot.png"
+    chosen = ["--methods", "identity", MAP, OURS, "--ratios", "1", "--epsilons", "10"]
+    assert main(["run", *TINY, *chosen, "--cache", str(tmp_path), "--json", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["table", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert f"| fashion_mnist | {OURS} over {MAP}, paired |" in text
+    assert "| epsilon 10 (sigma 0.0087, SNR" in text
+    assert f"--methods identity '{MAP}' {OURS}" in text
+    assert main(["plot", str(out), "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["run", *TINY, "--methods", "magic"], "--methods = 'magic': allowed: identity, "),
+        (["run", *TINY, "--ratios", "0"], "--ratios = 0.0: allowed: above 0"),
+        (["table", "missing.json"], "FILE = missing.json: allowed: JSON of this benchmark"),
+    ],
+)
+def test_bad_input_is_one_line(given: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(given) == 2
+    assert line in capsys.readouterr().err
