@@ -66,6 +66,7 @@ def scene_of(arguments: argparse.Namespace) -> tuple[Scene, dict[str, Any]]:
         before=tuple(before),
         seed=arguments.seed,
         public=arguments.surrogate,
+        split="test" if pool.name == arguments.surrogate else "train",  # victims are from the training split
         gradients=arguments.gradients,
         updates=arguments.updates,
         cache=arguments.cache,

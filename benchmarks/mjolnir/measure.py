@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,6 +37,9 @@ class Scene:
     group: Group
     seed: int
     public: str
+    """Data set of the surrogate's images."""
+    split: Literal["train", "test"]
+    """Of that data set: none that victims are drawn from."""
     gradients: int
     """Of the surrogate, behind the class means and the principal directions."""
     updates: int
@@ -63,7 +66,7 @@ class Scene:
     def surrogate(self) -> Surrogate:
         """Return the surrogate client."""
         problem = self.group.problem(Victim(defenses=self.before, adaptive=True), self.seed)
-        return Surrogate.of(problem, public_images(self.public, {}, "train", 8000))
+        return Surrogate.of(problem, public_images(self.public, {}, self.split, 8000))
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -80,7 +83,7 @@ class Scene:
     def mjolnir(self, **options: Any) -> Mjolnir:
         """Return the attack with the scene's surrogate and cache."""
         cache = None if self.cache is None else str(self.cache)
-        return Mjolnir(surrogate=self.public, updates=self.updates, cache=cache, **options)
+        return Mjolnir(surrogate=self.public, split=self.split, updates=self.updates, cache=cache, **options)
 
 
 Clean = Callable[[Scene, Problem, Tensor], Tensor]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from adversary.mjolnir.denoisers import public_images
 from benchmarks.mjolnir.__main__ import main, parser, scene_of, std_of_epsilon
 from benchmarks.mjolnir.measure import BASELINES, MAP, METHODS, OURS, std_of_ratio
 from benchmarks.mjolnir.table import gain
@@ -25,6 +26,17 @@ def test_noise_is_the_papers_and_that_of_the_ratio(tmp_path: Path) -> None:
     assert float(lengths.median()) / (std * scene.truth.shape[1] ** 0.5) == pytest.approx(2.0)
     assert noise.knowledge is not None
     assert noise.knowledge.noise_std == std
+
+
+def test_no_victim_is_among_the_public_images() -> None:
+    scene, _ = scene_of(parser().parse_args(["run", "--n", "5"]))
+    victims = scene.group.images
+
+    def nearest(public: torch.Tensor) -> float:
+        return float((victims - public[None]).abs().amax(dim=(2, 3, 4)).min())
+
+    assert nearest(public_images("fashion_mnist", {}, "train", 10**6)) == 0
+    assert nearest(scene.surrogate.public) > 0
 
 
 def test_a_gain_is_paired() -> None:
