@@ -63,6 +63,8 @@ class Mjolnir:
     split: Literal["train", "test"] = "train"
     """Of that data set: the other one than the victims' where it is theirs as well."""
     surrogate_options: Mapping[str, Any] = field(default_factory=dict)
+    moved: bool = True
+    """Whether they are turned, scaled, outlined and layered: needless where they are of the victims' kind."""
     images: int = 8000
     """Public images at most."""
     updates: int = 3000
@@ -117,7 +119,7 @@ class Mjolnir:
         """
         single = cast(problem, torch.float32)
         public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
-        surrogate = Surrogate.of(single, public)
+        surrogate = Surrogate.of(single, public, self.moved)
         base = PICTURED if self.denoiser == "squares" else Recipe()
         recipe = replace(base, updates=self.updates, conditional=self.variant == "conditional")
         folder = default_folder() if self.cache is None else Path(self.cache).expanduser()

@@ -111,6 +111,7 @@ def _key(recipe: Recipe, surrogate: Surrogate) -> str:
         "recipe": asdict(recipe),
         "unit": victim.unit,
         "scale_free": knowledge.scale_free,
+        "moved": surrogate.moved,
         "density": density,
         "noise": [round(level, 6) for level in noise_range(surrogate)],
     }

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, max_pool2d
+from torchvision.transforms.functional import resize
 
 OUTLINES, NEGATIVES = 0.5, 0.1
 """Shares of grey images of which the outline is shown, and the negative."""
@@ -13,17 +14,35 @@ LAYERS = 4
 
 
 def draw_pictures(
-    public: Tensor, shape: tuple[int, int, int], count: int, generator: torch.Generator
+    public: Tensor,
+    shape: tuple[int, int, int],
+    count: int,
+    generator: torch.Generator,
+    *,
+    moved: bool = True,
 ) -> Tensor:
     """Return pictures (count, C, H, W) in [0, 1] made of public ones (N, c, h, w), for any shape.
 
     Grey: one image each, turned, scaled and shifted; half of them as outlines, a tenth as negatives. In
     colour: scenes of up to LAYERS such images over each other, each tinted ("dead leaves", whose edges are
     distributed as those of photographs: Lee, Mumford & Huang 2001); public images in colour keep their own.
+    Not `moved`: one image each as it is, where the public's are of the victims' kind.
     """
+    if not moved:
+        chosen = public[torch.randint(len(public), (count,), generator=generator)]
+        return _shaped(chosen, shape)
     if shape[0] == 1:
         return _grey(public.mean(dim=1, keepdim=True), shape[1:], count, generator)
     return _scenes(public, shape, count, generator)
+
+
+def _shaped(images: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """Return images (n, c, h, w) resized, grey from colour or in as many channels, (n, *shape)."""
+    if images.shape[1] != shape[0]:
+        images = images.mean(dim=1, keepdim=True).expand(-1, shape[0], -1, -1)
+    if images.shape[2:] != shape[1:]:
+        images = resize(images, list(shape[1:]), antialias=True).clamp(0, 1)
+    return images
 
 
 def _uniform(generator: torch.Generator, *shape: int) -> Tensor:

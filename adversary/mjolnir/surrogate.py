@@ -22,17 +22,21 @@ class Surrogate:
     """In float32: its model, task, defence and masks count, its gradients are not looked at."""
     public: Tensor
     """Images (N, c, h, w) in [0, 1] that are not the victim's."""
+    moved: bool = True
+    """Whether they are put together to other pictures: `adversary.mjolnir.pictures`."""
 
     @classmethod
-    def of(cls, problem: Problem, public: Tensor) -> "Surrogate":
+    def of(cls, problem: Problem, public: Tensor, moved: bool = True) -> "Surrogate":
         """Return the surrogate of a problem's clients."""
-        return cls(cast(problem, torch.float32), public)
+        return cls(cast(problem, torch.float32), public, moved)
 
     def batch(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return pictures (count, 1, C, H, W), labels (count, 1) drawn evenly, gradients (count, d)."""
         task, device = self.victim.task, self.victim.like.device
         channels, height, width = task.input_shape
-        pictures = draw_pictures(self.public, (channels, height, width), count, generator)[:, None].to(device)
+        shape = (channels, height, width)
+        drawn = draw_pictures(self.public, shape, count, generator, moved=self.moved)
+        pictures = drawn[:, None].to(device)
         labels = torch.randint(task.num_classes, (count, 1), generator=generator).to(device)
         return pictures, labels, self.gradients(pictures, labels)
 

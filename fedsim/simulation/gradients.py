@@ -23,7 +23,7 @@ def cosines(clean: Tensor, sent: Tensor, found: Tensor) -> dict[str, float]:
 def gradient_pictures(clean: Tensor, sent: Tensor, found: Tensor) -> dict[str, Tensor]:
     """Return gradients (d,) as square pictures (1, S, S) in [0, 1], row by row; zero is grey.
 
-    One scale for all, the clean gradient's; a gradient of more than SIDE^2 entries is averaged over its neighbours.
+    One scale for all, the clean gradient's; of more than SIDE^2 entries neighbours are averaged.
     """
     scale = torch.quantile(clean.abs()[: 2**24], BRIGHT).clamp(min=1e-30)
     named = {"clean": clean, "sent": sent, "found": found}

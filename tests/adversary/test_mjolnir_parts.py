@@ -107,14 +107,20 @@ def test_pictures_of_any_shape(
     channels: int, height: int, width: int, seed: int, given_channels: int
 ) -> None:
     public = torch.rand(5, given_channels, 28, 28, generator=torch.Generator().manual_seed(seed))
+    shape, moved = (channels, height, width), seed % 3 > 0
     twice = [
-        draw_pictures(public, (channels, height, width), 4, torch.Generator().manual_seed(seed))
-        for _ in range(2)
+        draw_pictures(public, shape, 4, torch.Generator().manual_seed(seed), moved=moved) for _ in range(2)
     ]
     assert twice[0].shape == (4, channels, height, width)
     assert float(twice[0].min()) >= 0
     assert float(twice[0].max()) <= 1
     assert torch.equal(*twice)
+
+
+def test_pictures_of_the_victims_kind_are_shown_as_they_are() -> None:
+    public = torch.rand(5, 1, 28, 28)
+    drawn = draw_pictures(public, (1, 28, 28), 7, torch.Generator().manual_seed(0), moved=False)
+    assert all(any(torch.equal(one, image) for image in public) for one in drawn)
 
 
 def test_the_surrogate_uploads_what_the_victim_would(victim: Victim) -> None:
