@@ -17,11 +17,12 @@ from adversary.mjolnir.denoisers import PICTURED, Kind, Recipe, public_images, r
 from adversary.mjolnir.level import declared_level, estimated_level
 from adversary.mjolnir.store import default_folder
 from adversary.mjolnir.surrogate import Surrogate
-from adversary.mjolnir.unrolled import RANGE, noise_range
+from adversary.mjolnir.unrolled import noise_range
 from adversary.mjolnir.vectors import flatten, signal_to_noise, unflatten
 from adversary.objectives import noise_floor
 from adversary.precision import cast
 from adversary.problem import Attempt, Problem
+from fedsim.defenses.upload import Adaptive
 from fedsim.options import build, require
 from fedsim.seeds import torch_generator
 
@@ -29,6 +30,10 @@ Variant = Literal["adaptive", "fixed", "conditional"]
 """Start the chain where the noise belongs; at one level whatever the noise; or from noise alone, shown the
 upload."""
 
+WEAK = 6.0
+"""Ratio of signal to noise above which denoising loses to the adaptive attack (docs/mjolnir.md)."""
+SILENT = 1e3
+"""Ratio above which there is no noise to speak of: rounding."""
 NOTHING_KNOWN = 10.0
 """Level from which the conditional variant starts, in units of the strongest noise of its training."""
 
@@ -42,8 +47,8 @@ class Mjolnir:
     Liu et al., Mjolnir (AAAI 2025, arXiv 2407.05285), Algorithms 1 to 3: gradients of public images on the
     victim's model, a denoiser trained on them, and the upload placed at the step of the forward process that
     has as much noise. `squares` is the paper's denoiser (`adversary.mjolnir.squares`), `unrolled` ours
-    (`adversary.mjolnir.unrolled`). A gradient whose noise is too weak for the denoiser to know of (a ratio of
-    signal to noise above 10) is attacked as it is.
+    (`adversary.mjolnir.unrolled`). A gradient whose noise is weak (a ratio of signal to noise above WEAK) is
+    attacked as it is, with a prior that is weighed by the noise: there that finds more.
     """
 
     then: str = "dlg"
@@ -103,14 +108,14 @@ class Mjolnir:
             chosen = rows.nonzero().flatten().tolist()
             if chosen:
                 part = known.select(chosen)
-                given = self.clean(part, std[rows]) if denoise else part
+                given = self.clean(part, std[rows]) if denoise else _told(part, std[rows])
                 attempts.append(self._handed_on(given, part))
                 order += chosen
         return _joined(attempts, order)
 
     def is_noisy(self, problem: Problem, std: Tensor) -> Tensor:
-        """Return whose noise `std` (P,) is strong enough for the denoiser to know of, (P,)."""
-        return signal_to_noise(flatten(problem.target), std) <= RANGE[1]
+        """Return whose noise `std` (P,) is strong enough to be worth denoising, (P,)."""
+        return signal_to_noise(flatten(problem.target), std) <= WEAK
 
     def clean(self, problem: Problem, std: Tensor) -> Problem:
         """Return the problem with its gradients denoised: whole, exact, nothing left of the defence.
@@ -156,6 +161,14 @@ class Mjolnir:
             return rows, torch.full_like(std, (low * high) ** 0.5)
         level = torch.full_like(std, NOTHING_KNOWN * high)
         return level[:, None] * drawn(generators, rows), level
+
+
+def _told(problem: Problem, std: Tensor) -> Problem:
+    """Return the problem with what was estimated of its noise, where nothing was known of a defence."""
+    noise = float(std.median())
+    if problem.knowledge is not None or bool((signal_to_noise(flatten(problem.target), std) > SILENT).any()):
+        return problem
+    return replace(problem, knowledge=Adaptive(noise_std=noise * abs(problem.unit)))
 
 
 def _joined(attempts: list[Attempt], order: list[int]) -> Attempt:

@@ -19,6 +19,7 @@ from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
 from adversary.mjolnir.denoisers import public_images
 from adversary.mjolnir.level import estimated_level
 from adversary.mjolnir.surrogate import Surrogate
+from adversary.mjolnir.unrolled import RANGE
 from adversary.mjolnir.vectors import cosine, flatten, gradient_psnr, signal_to_noise, unflatten
 from adversary.problem import Problem
 from benchmarks.victims import Group, Victim
@@ -94,8 +95,8 @@ def _by_mjolnir(estimated: bool = False, **options: Any) -> Clean:
     def clean(scene: Scene, problem: Problem, std: Tensor) -> Tensor:
         attack, level = scene.mjolnir(**options), estimated_level(problem) if estimated else std
         rows = flatten(problem.target)
-        noisy = attack.is_noisy(problem, level)
-        if bool(noisy.any()):  # the others are handed on as they are, as the attack does
+        noisy = signal_to_noise(rows, level) <= RANGE[1]
+        if bool(noisy.any()):  # the denoiser has never seen weaker noise: those stay as they are
             rows = torch.where(noisy[:, None], flatten(attack.clean(problem, level).target), rows)
         return rows
 

@@ -169,6 +169,18 @@ def test_a_denoiser_that_knows_the_noise_takes_it_away(
     torch.testing.assert_close(squares_mean(network, problem)(sent, std), truth, rtol=1e-3, atol=1e-4)
 
 
+def test_weak_noise_is_left_to_the_prior(victim: Victim, tmp_path: Path) -> None:
+    """As the adaptive attacker has it, though the naive one has to read the level off the gradient."""
+    weak = Noising(std=0.01)
+    captures = captures_of(victim, [weak], 1)
+    attack = mjolnir(tmp_path, options={"max_evaluations": 300})
+    naive, adaptive = (attack.attack(victim.problem(captures, known)) for known in (None, [weak]))
+    assert not list(tmp_path.iterdir())  # nothing was trained
+    plain = IDLG(max_evaluations=300).attack(victim.problem(captures, [weak]))
+    torch.testing.assert_close(adaptive.images, plain.images)
+    assert float((naive.images - adaptive.images).abs().mean()) < 0.02
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
