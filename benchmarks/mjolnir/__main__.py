@@ -2,6 +2,7 @@
 
     python -m benchmarks.mjolnir run [--data FILE.npz] [--n N] [--seed S] [--size PIXELS] [--ratios 4 2 1 ...]
         [--epsilons 100 10 1 ...] [--methods NAME ...] [--updates U] [--cache FOLDER] [--json OUT]
+    python -m benchmarks.mjolnir train [--denoiser NAME] [--threads N] [as above]
     python -m benchmarks.mjolnir table FILE.json ... [--into docs/mjolnir.md]
     python -m benchmarks.mjolnir plot FILE.json ... --out FILE.png
 
@@ -16,10 +17,15 @@ import argparse
 import json
 import math
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
+import torch
+
+from adversary.mjolnir.denoisers import Kind
 from benchmarks.common import (
     add_options,
     command_line,
@@ -34,7 +40,7 @@ from benchmarks.common import (
 )
 from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_ratio
 from benchmarks.mjolnir.plot import plot
-from benchmarks.mjolnir.table import figures, gradient_table, image_table
+from benchmarks.mjolnir.table import figures, tables
 from benchmarks.victims import Victim, groups_of
 from fedsim.engines.environment import threads
 from fedsim.errors import InputError
@@ -108,11 +114,28 @@ def _line(entry: dict[str, Any]) -> str:
     return f"{told}: cosine {show(found['cosine'], 4)}, centred {show(found['centred'])}{images}"
 
 
+def train(arguments: argparse.Namespace) -> None:
+    """Train a denoiser from nothing, and say how long it took."""
+    with threads(arguments.threads), TemporaryDirectory() as folder:
+        arguments.cache = Path(folder)
+        scene, data = scene_of(arguments)
+        std = torch.full((arguments.n,), std_of_ratio(scene, 1.0), dtype=torch.float64)
+        problem = scene.noisy(float(std[0]), arguments.distribution)
+        worked, begun = time.process_time(), time.perf_counter()
+        scene.mjolnir(denoiser=arguments.denoiser).clean(problem, std)
+        spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - worked}
+    command = {key: value for key, value in vars(arguments).items() if key not in ("json", "cache")}
+    told = {"benchmark": "mjolnir training", "command": command, "machine": machine(), "data": data, **spent}
+    what = f"{arguments.denoiser}, {arguments.updates} updates, {arguments.threads} threads"
+    print(f"{what}: {spent['seconds']:.0f} s", file=prints_to(arguments.json), flush=True)
+    write_json(told, arguments.json)
+
+
 def table(files: Sequence[Path]) -> str:
-    """Return the tables of JSON files, with the commands that made them."""
+    """Return the tables of JSON files, those of the same data together, with the commands that made them."""
     read = [_read(path) for path in files]
     commands = [f"    {command_line('benchmarks.mjolnir', one['command'])}" for one in read]
-    return "\n\n".join([image_table(read), gradient_table(read), "\n".join(commands)])
+    return "\n\n".join([tables(read), "\n".join(commands)])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -124,14 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
     return read
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options of the subcommands."""
-    top = argparse.ArgumentParser(
-        prog="python -m benchmarks.mjolnir", description=(__doc__ or "").splitlines()[0]
-    )
-    commands = top.add_subparsers(dest="what", required=True)
-    command = commands.add_parser("run")
-    add_options(command, 100, "gradients")
+def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--ratios", type=float, nargs="*", default=list(RATIOS), help="of signal to noise")
     command.add_argument("--epsilons", type=float, nargs="*", default=list(EPSILONS))
     command.add_argument("--distribution", choices=("gaussian", "laplace"), default="gaussian")
@@ -148,6 +164,20 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--cache", type=Path, help="folder of trained denoisers")
     command.add_argument("--threads", type=int, default=1)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the options of the subcommands."""
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks.mjolnir", description=(__doc__ or "").splitlines()[0]
+    )
+    commands = top.add_subparsers(dest="what", required=True)
+    for what, n in (("run", 100), ("train", 4)):
+        command = commands.add_parser(what)
+        add_options(command, n, "gradients")
+        _add_run_options(command)
+    kinds = get_args(Kind)
+    command.add_argument("--denoiser", choices=kinds, default=kinds[0], help="train: which")
     command = commands.add_parser("table")
     command.add_argument("files", nargs="+", type=Path)
     command.add_argument("--into", type=Path)
@@ -164,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(lambda: put_table("mjolnir", table(arguments.files), arguments.into))
     if arguments.what == "plot":
         return exit_code(lambda: plot([_read(path) for path in arguments.files], arguments.out))
-    return exit_code(lambda: run(arguments))
+    return exit_code(lambda: train(arguments) if arguments.what == "train" else run(arguments))
 
 
 if __name__ == "__main__":

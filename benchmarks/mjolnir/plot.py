@@ -7,12 +7,22 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from benchmarks.mjolnir.measure import METHODS
+from benchmarks.mjolnir.table import label
+
+RATIO = "signal to noise, ||g|| / (sigma sqrt(d))"
+COLOURS = (
+    *("#999999", "#c49c94", "#8c564b", "#e69f00", "#bcbd22", "#56b4e9", "#0072b2", "#d55e00"),
+    *("#cc79a7", "#7f7f7f", "#009e73", "#2ca02c", "#98df8a", "#17becf"),
+)
+"""In the order of METHODS; those that matter have Okabe & Ito's, which colour-blind people tell apart."""
+
 
 def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Draw success with its interval by ratio, a panel for each data set, as PNG."""
     points = [
         {
-            "data": run["data"]["name"],
+            "data": label(run),
             "method": entry["rows"]["method"],
             "ratio": entry["ratio"],
             **{key: 100 * entry["figures"]["success"][key] for key in ("share", "low", "high")},
@@ -21,9 +31,18 @@ def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
         for entry in run["settings"]
         if "ratio" in entry and "success" in entry["figures"]
     ]
-    x = alt.X("ratio:Q", scale=alt.Scale(type="log"), title="signal to noise, ||g|| / (sigma sqrt(d))")
-    base = alt.Chart(alt.Data(values=points)).encode(x=x, color=alt.Color("method:N", title=None))
-    lines = base.mark_line(point=True).encode(y=alt.Y("share:Q", title="images found, %"))
-    bands = base.mark_rule(opacity=0.4).encode(y="low:Q", y2="high:Q")
-    chart = alt.layer(bands, lines).properties(width=330, height=240).facet("data:N", columns=2)
+    shown = [name for name in METHODS if any(point["method"] == name for point in points)]
+    x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title=RATIO)
+    color = alt.Color(
+        "method:N",
+        title=None,
+        scale=alt.Scale(domain=shown, range=COLOURS[: len(shown)]),
+        legend=alt.Legend(symbolOpacity=1, symbolType="circle"),
+    )
+    base = alt.Chart(alt.Data(values=points)).encode(x=x, color=color)
+    share = alt.Y("share:Q", title="images found, %", scale=alt.Scale(domain=[0, 100]))
+    lines = base.mark_line(point=True).encode(y=share)
+    bands = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
+    panels = alt.layer(bands, lines).properties(width=330, height=240)
+    chart = panels.facet(alt.Facet("data:N", title=None), columns=2)
     out.write_bytes(vl_convert.vegalite_to_png(chart.to_json(), scale=2))

@@ -1,12 +1,15 @@
 """Figures of each method and level, and the tables that show them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import markdown, mean, median, share, show
-from benchmarks.mjolnir.measure import MAP, OURS
+from benchmarks.mjolnir.measure import MAP, METHODS, OURS
 
 Run = Mapping[str, Any]
+Entry = Mapping[str, Any]
+Held = dict[tuple[str, float], Entry]
+"""(method, level) -> what was measured."""
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,59 +31,68 @@ def gain(one: Sequence[bool], other: Sequence[bool]) -> dict[str, Any]:
     return mean([float(a) - float(b) for a, b in zip(one, other, strict=True)])
 
 
-def image_table(runs: Sequence[Run]) -> str:
-    """Return image success and SSIM of each method, a row, by ratio of signal to noise, a column."""
-    ratios = sorted({entry["ratio"] for run in runs for entry in run["settings"] if "ratio" in entry})[::-1]
-    head = ["data", "success, % (median SSIM)", *(f"SNR {ratio:g}" for ratio in ratios)]
-    rows = []
-    for run in runs:
-        held = {(e["rows"]["method"], e["ratio"]): e for e in run["settings"] if "ratio" in e}
-        for name in dict.fromkeys(method for method, _ in held):
-            cells = [_image_cell(held.get((name, ratio))) for ratio in ratios]
-            rows.append([run["data"]["name"], name, *cells])
-        rows += _gains(run, held, ratios)
-    return markdown(head, rows)
+def tables(runs: Sequence[Run]) -> str:
+    """Return the tables: images, then gradients by ratio of signal to noise, then at the paper's levels."""
+    cosine, centred, psnr = _pair("cosine"), _pair("centred"), _median("gradient_psnr", 3)
+    blocks = [
+        ("Images found, % (median SSIM)", "ratio", _images, True),
+        ("Cosine, median / mean", "ratio", cosine, False),
+        ("Cosine about the class mean, median / mean", "ratio", centred, False),
+        ("PSNR of the gradient, dB, median", "ratio", psnr, False),
+        ("Cosine at the paper's levels, median / mean", "epsilon", cosine, False),
+        ("Cosine about the class mean at the paper's levels, median / mean", "epsilon", centred, False),
+        ("PSNR of the gradient at the paper's levels, dB, median", "epsilon", psnr, False),
+    ]
+    found = [(name, _table(runs, key, cell, gains)) for name, key, cell, gains in blocks]
+    return "\n\n".join(f"### {name}\n\n{text}" for name, text in found if text)
 
 
-def _image_cell(entry: Mapping[str, Any] | None) -> str:
-    if entry is None or "success" not in entry["figures"]:
-        return "-"
-    found = entry["figures"]
-    return f"{show(found['success'], 2, 100)} ({found['ssim']['median']:.2f})"
+def label(run: Run) -> str:
+    """Return the name of the data, and of what else was done to the gradients."""
+    command = run["command"]
+    parts = [run["data"]["name"] + (f", {side}x{side}" if (side := command["size"]) else "")]
+    parts += [f"{key} {command[key]:g}" for key in ("clip", "mask") if command.get(key) is not None]
+    parts += ["Laplace"] if command["distribution"] == "laplace" else []
+    return ", ".join(parts)
 
 
-def _gains(run: Run, held: Mapping[Any, Any], ratios: Sequence[float]) -> Iterator[list[str]]:
-    if not {(OURS, ratio) for ratio in ratios} & set(held) or not any(name == MAP for name, _ in held):
-        return
+def _table(runs: Sequence[Run], key: str, cell: Callable[[Entry], str], gains: bool) -> str:
+    """Return a row for each method and data, a column for each level; nothing where nothing was measured."""
+    rows, levels = [], sorted({e[key] for run in runs for e in run["settings"] if key in e}, reverse=True)
+    for data in dict.fromkeys(map(label, runs)):
+        held: Held = {
+            (entry["rows"]["method"], entry[key]): entry
+            for run in runs
+            if label(run) == data
+            for entry in run["settings"]
+            if key in entry
+        }
+        for name in (name for name in METHODS if any(method == name for method, _ in held)):
+            entries = [held.get((name, level)) for level in levels]
+            rows.append([data, name, *(cell(entry) if entry else "-" for entry in entries)])
+        if gains:
+            rows += _gains(data, held, levels)
+    head = [f"SNR {level:g}" if key == "ratio" else f"epsilon {level:g}" for level in levels]
+    return markdown(["data", "method", *head], rows) if rows else ""
+
+
+def _gains(data: str, held: Held, levels: Sequence[float]) -> Iterator[list[str]]:
     cells = []
-    for ratio in ratios:
-        pair = [held.get((name, ratio)) for name in (OURS, MAP)]
-        both = [entry["rows"]["success"] for entry in pair if entry]
-        cells.append(show(gain(*both), 2, 100) if len(both) == 2 else "-")
-    yield [run["data"]["name"], f"{OURS} over {MAP}, paired", *cells]
+    for level in levels:
+        pair = [held[name, level]["rows"] for name in (OURS, MAP) if (name, level) in held]
+        cells.append(show(gain(*(rows["success"] for rows in pair)), 2, 100) if len(pair) == 2 else "-")
+    if set(cells) != {"-"}:
+        yield [data, f"**{OURS} over {MAP}**, paired", *cells]
 
 
-COLUMNS = ("data", "level", "method", "cosine", "mean", "centred", "mean ", "PSNR, dB", "CPU s")
+def _images(entry: Entry) -> str:
+    found = entry["figures"]
+    return f"{show(found['success'], 2, 100)} ({found['ssim']['median']:.2f})" if "success" in found else "-"
 
 
-def gradient_table(runs: Sequence[Run]) -> str:
-    """Return cosine and PSNR of the gradients, a row for each method and level."""
-    rows = []
-    for run in runs:
-        for entry in run["settings"]:
-            found = entry["figures"]
-            level = f"epsilon {entry['epsilon']:g}" if "epsilon" in entry else f"SNR {entry['ratio']:g}"
-            rows.append(
-                [
-                    run["data"]["name"],
-                    f"{level} (sigma {entry['std']:.2g}, SNR {found['snr']['median']:.2g})",
-                    entry["rows"]["method"],
-                    show(found["cosine"], 4),
-                    show(found["cosine_mean"], 4),
-                    show(found["centred"], 3),
-                    show(found["centred_mean"], 3),
-                    show(found["gradient_psnr"], 3),
-                    f"{found['cpu_seconds']:.2g}",
-                ]
-            )
-    return markdown(COLUMNS, rows)
+def _pair(key: str) -> Callable[[Entry], str]:
+    return lambda entry: f"{show(entry['figures'][key], 4)} / {entry['figures'][f'{key}_mean']['mean']:.3f}"
+
+
+def _median(key: str, digits: int) -> Callable[[Entry], str]:
+    return lambda entry: show(entry["figures"][key], digits)

@@ -90,8 +90,10 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert main(["table", str(out)]) == 0
     text = capsys.readouterr().out
-    assert f"| fashion_mnist | {OURS} over {MAP}, paired |" in text
-    assert "| epsilon 10 (sigma 0.0087, SNR" in text
+    assert "| data | method | SNR 1 |" in text
+    assert "| data | method | epsilon 10 |" in text
+    assert f"| fashion_mnist, 8x8 | **{OURS} over {MAP}**, paired |" in text
+    assert text.count("### ") == 7
     assert f"--methods identity '{MAP}' {OURS}" in text
     assert main(["plot", str(out), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -108,3 +110,11 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
 def test_bad_input_is_one_line(given: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(given) == 2
     assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("denoiser", ["unrolled", "squares"])
+def test_training_is_timed(denoiser: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    assert main(["train", *TINY, "--denoiser", denoiser, "--json", str(out)]) == 0
+    assert f"{denoiser}, 2 updates, 1 threads: " in capsys.readouterr().out
+    assert json.loads(out.read_text(encoding="utf-8"))["seconds"] > 0
