@@ -50,13 +50,17 @@ class IDLG:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, and the labels that were read off."""
+        return self.search(problem, draw_start(problem, self.start))
+
+    def search(self, problem: Problem, images: Tensor) -> Attempt:
+        """Return the images found from given ones (P, B, *input_shape), and the labels that were read off."""
         labels = infer_labels(problem, self.labels) if problem.labels is None else problem.labels
         chart = Chart(tuple(problem.task.input_shape), self.coordinates)
 
         def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
             return chart.images(variables.reshape(problem.batch_size, -1)), fixed
 
-        start = chart.of(draw_start(problem, self.start)).flatten(1)
+        start = chart.of(images.to(problem.like)).flatten(1)
         if weighs_layers(problem, self.weighting):
             found = match_layers(problem, start, labels, split, max_evaluations=self.max_evaluations)
         else:

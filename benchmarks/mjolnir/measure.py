@@ -28,6 +28,8 @@ Row = dict[str, Any]
 ENOUGH = (0.5, 0.03)
 """SSIM and MSE of an image that counts as found."""
 MAP = "MAP, no denoiser"
+AT_TRUTH = "MAP, started at the truth"
+"""An oracle: tells whether MAP is held back by its starts or by its prior."""
 OURS = "unrolled"
 
 
@@ -125,7 +127,7 @@ DENOISERS: dict[str, Clean] = {
     "squares, fixed": _by_mjolnir(denoiser="squares", variant="fixed", sampling="ancestral"),
     "squares, conditional": _by_mjolnir(denoiser="squares", variant="conditional", sampling="ddim"),
 }
-METHODS: dict[str, Clean | None] = {**BASELINES, MAP: None, **DENOISERS}
+METHODS: dict[str, Clean | None] = {**BASELINES, MAP: None, AT_TRUTH: None, **DENOISERS}
 """None: the noisy gradients go to the adaptive attack as they are."""
 
 
@@ -139,7 +141,8 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         clean = METHODS[name]
         row: Row = {"method": name}
         if clean is None:
-            found, rows = _inverted(scene, problem, 2 * scene.evaluations)
+            start = scene.group.images if name == AT_TRUTH else None
+            found, rows = _inverted(scene, problem, 2 * scene.evaluations, start)
             row |= _image_scores(scene, found)
         else:
             rows = clean(scene, problem, level)
@@ -154,9 +157,12 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         yield row
 
 
-def _inverted(scene: Scene, problem: Problem, evaluations: int) -> tuple[Tensor, Tensor]:
+def _inverted(
+    scene: Scene, problem: Problem, evaluations: int, start: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the images (n, C, H, W) that the attack finds, and the gradients (n, d) that they have."""
-    found = IDLG(max_evaluations=evaluations).attack(problem)
+    attack = IDLG(max_evaluations=evaluations)
+    found = attack.attack(problem) if start is None else attack.search(problem, start)
     images = found.images.nan_to_num(0.5)
     rows = scene.surrogate.gradients(images.float(), found.labels)
     return images[:, 0], rows.to(problem.like)
