@@ -70,11 +70,13 @@ def squares_loss(network: Squares, surrogate: Surrogate, batch: int) -> Loss:
 
     def loss(generator: torch.Generator) -> Tensor:
         with torch.no_grad():
-            _, _, rows = surrogate.batch(batch, generator)
+            _, _, drawn = surrogate.batch(batch, generator)
+            rows = surrogate.defended(drawn)
             ratio = RANGE[0] * (RANGE[1] / RANGE[0]) ** torch.rand(batch, generator=generator)
             std = rows.norm(dim=1) / math.sqrt(rows.shape[1]) / ratio.to(rows)
-            drawn = torch.randn(rows.shape, generator=generator).to(rows)
-            uploads = network.square(rows + std[:, None] * drawn)
+            uploads = network.square(
+                rows + std[:, None] * torch.randn(rows.shape, generator=generator).to(rows)
+            )
         clean = network.square(rows)
         times = torch.randint(TIMESTEPS, (batch,), generator=generator).to(rows.device)
         noise = torch.randn(clean.shape, generator=generator).to(clean)

@@ -1,7 +1,6 @@
 """Our denoiser: the image behind a gradient is refined step by step; its gradient is the clean one."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -115,8 +114,9 @@ def pixel_unit(surrogate: Surrogate) -> float:
 
 
 def noise_range(surrogate: Surrogate) -> tuple[float, float]:
-    """Return the levels between which training draws: RANGE of the median surrogate gradient."""
-    _, _, rows = surrogate.batch(64, torch.Generator().manual_seed(1))
+    """Return the levels between which training draws: RANGE of the median surrogate gradient as sent."""
+    _, _, drawn = surrogate.batch(64, torch.Generator().manual_seed(1))
+    rows = surrogate.defended(drawn)
     size = float(rows.norm(dim=1).median()) / math.sqrt(rows.shape[1])
     return size / RANGE[1], size / RANGE[0]
 
@@ -137,25 +137,15 @@ def refiner_loss(network: Refiner, surrogate: Surrogate, unit: float, steps: int
     return loss
 
 
-def refined_images(network: Refiner, unit: float, steps: int) -> Callable[[Problem, Tensor], Tensor]:
-    """Return what maps a problem in float32 and its noise (P,) to images (P, 1, C, H, W) in [0, 1]."""
-
-    def images(problem: Problem, std: Tensor) -> Tensor:
-        with torch.no_grad():
-            return refine(network, problem, std, unit, steps)[-1].clamp(0, 1)
-
-    return images
-
-
 def refiner_mean(network: Refiner, surrogate: Surrogate, problem: Problem, unit: float, steps: int) -> Mean:
     """Return the posterior mean by way of the image: `g(x)` of the image expected, labels as in `problem`."""
-    images = refined_images(network, unit, steps)
     assert problem.labels is not None
     labels = problem.labels
 
     def mean(rows: Tensor, std: Tensor) -> Tensor:
         here = replace(problem, target=unflatten(rows, problem.target))
         with torch.no_grad():
-            return surrogate.gradients(images(here, std), labels)
+            images = refine(network, here, std, unit, steps)[-1].clamp(0, 1)
+            return surrogate.gradients(images, labels)
 
     return mean
