@@ -30,7 +30,7 @@ Variant = Literal["adaptive", "fixed", "conditional"]
 """Start the chain where the noise belongs; at one level whatever the noise; or from noise alone, shown the
 upload."""
 
-WEAK = 6.0
+WEAK = 4.0
 """Ratio of signal to noise above which denoising loses to the adaptive attack (docs/mjolnir.md)."""
 SILENT = 1e3
 """Ratio above which there is no noise to speak of: rounding."""
@@ -115,7 +115,8 @@ class Mjolnir:
 
     def is_noisy(self, problem: Problem, std: Tensor) -> Tensor:
         """Return whose noise `std` (P,) is strong enough to be worth denoising, (P,)."""
-        return signal_to_noise(flatten(problem.target), std) <= WEAK
+        seen = signal_to_noise(flatten(problem.target), std)  # of signal and noise together
+        return seen.square() - 1 <= WEAK**2
 
     def clean(self, problem: Problem, std: Tensor) -> Problem:
         """Return the problem with its gradients denoised: whole, exact, nothing left of the defence.
