@@ -157,6 +157,12 @@ GRADIENTS = (("clean", "Gradient, clean"), ("sent", "Gradient, as sent"), ("foun
 """(key of the pictures, what the line is called)"""
 
 
+def shows_gradients(panel: Panel) -> bool:
+    """Return whether a panel has lines of gradients."""
+    names = {name for _, name in GRADIENTS}
+    return any(line.title in names for strip in panel.strips for line in strip.lines)
+
+
 def _gradients(run: RunFolder, kind: tuple[str, str, bool], scores: list[Row | None]) -> list[Line]:
     """Return lines of the gradients that a denoiser began and ended with, where an attack has one."""
     lines = []

@@ -50,6 +50,7 @@ def context(run: RunFolder) -> dict[str, Any]:
         "verdict": words.verdict(run),
         "figures": tables.figures(run),
         "panels": panels,
+        "gradients": any(gallery.shows_gradients(panel) for panel in panels),
         "samples": samples,
         "cell": _cell_width([*panels, *([samples] if samples else [])]),
         "charts": {

@@ -1,5 +1,7 @@
 """What Mjolnir is made of, piece by piece, against what theory says of each."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -230,3 +232,17 @@ def test_denoisers_are_found_by_what_they_were_made_of(tmp_path: Path) -> None:
         assert torch.equal(remembered(tmp_path, key, make)["weight"], torch.ones(2))
     assert len(made) == 1
     assert not made[0].exists()
+
+
+def test_of_two_that_need_a_denoiser_one_makes_it(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def make(_: Path) -> dict[str, Tensor]:
+        made.append(1)
+        time.sleep(0.3)
+        return {"weight": torch.ones(2)}
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: remembered(tmp_path, "key", make), range(2)))
+    assert len(made) == 1
+    assert all(torch.equal(one["weight"], torch.ones(2)) for one in found)

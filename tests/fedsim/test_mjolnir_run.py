@@ -43,6 +43,7 @@ def test_the_run_shows_gradients_before_and_after(tmp_path: Path) -> None:
     naive, adaptive = (next(row for row in scores if row["adaptive"] is known) for known in (False, True))
     assert naive["gradient_cosine"] == pytest.approx(adaptive["gradient_cosine"], abs=0.02)
     page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "stands its cosine with the clean one" in page
     assert page.count(">Gradient, clean<") == 1
     assert page.count(">Gradient, as sent<") == 1
     assert page.count(">Gradient, denoised<") == 2
