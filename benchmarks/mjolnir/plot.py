@@ -12,8 +12,8 @@ from benchmarks.mjolnir.table import label
 
 RATIO = "signal to noise, ||g|| / (sigma sqrt(d))"
 COLOURS = (
-    *("#999999", "#c49c94", "#8c564b", "#e69f00", "#bcbd22", "#56b4e9", "#0072b2", "#d55e00"),
-    *("#cc79a7", "#7f7f7f", "#009e73", "#2ca02c", "#98df8a", "#17becf"),
+    *("#999999", "#c49c94", "#8c564b", "#e69f00", "#bcbd22", "#56b4e9", "#0072b2", "#7f7f7f"),
+    *("#d55e00", "#cc79a7", "#009e73", "#2ca02c", "#98df8a", "#17becf"),
 )
 """In the order of METHODS; those that matter have Okabe & Ito's, which colour-blind people tell apart."""
 
@@ -36,7 +36,7 @@ def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
     color = alt.Color(
         "method:N",
         title=None,
-        scale=alt.Scale(domain=shown, range=COLOURS[: len(shown)]),
+        scale=alt.Scale(domain=shown, range=[COLOURS[list(METHODS).index(name)] for name in shown]),
         legend=alt.Legend(symbolOpacity=1, symbolType="circle"),
     )
     base = alt.Chart(alt.Data(values=points)).encode(x=x, color=color)
