@@ -22,6 +22,7 @@ from adversary.mjolnir.vectors import flatten, signal_to_noise, unflatten
 from adversary.objectives import noise_floor
 from adversary.precision import cast
 from adversary.problem import Attempt, Problem
+from adversary.reconstruct import Attack
 from fedsim.defenses.upload import Adaptive
 from fedsim.options import build, require
 from fedsim.seeds import torch_generator
@@ -94,6 +95,7 @@ class Mjolnir:
             self.sampling,
             "ddim or ancestral for the conditional variant",
         )
+        self._other()
 
     def attack(self, problem: Problem) -> Attempt:
         """Return what the other attack finds, with the gradients it found it in as the part `gradient`.
@@ -136,9 +138,14 @@ class Mjolnir:
         target = unflatten(rows.to(problem.like), problem.target)
         return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=None)
 
+    def _other(self) -> Attack:
+        """Return the attack that follows. Raises InputError for a name or options that it does not have."""
+        attack: Attack = build(ATTACKS.resolve(self.then, "then"), self.options, "options")
+        return attack
+
     def _handed_on(self, given: Problem, problem: Problem) -> Attempt:
         """Return what the other attack finds in the gradients given, judged by the observed ones."""
-        found: Attempt = build(ATTACKS.resolve(self.then, "then"), self.options, "options").attack(given)
+        found = self._other().attack(given)
         losses = matching_losses(problem, found.images.to(problem.like), found.labels)
         enough = torch.maximum(torch.full_like(losses, EXPLAINED), 1.5 * noise_floor(problem))
         parts = {"gradient": flatten(given.target)[:, None]}
