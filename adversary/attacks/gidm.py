@@ -109,8 +109,8 @@ class GIDM:
         """Return where the second images explain the gradient better by no more than noise allows, (P,).
 
         Images that fit noise lower ||g - g*||^2 by sigma^2 for each direction that they are free in: at most
-        one a pixel, under total variation far fewer (measured: .04 to .16 where the first images were nearer
-        to the truth, .19 and more where they were not).
+        one a pixel, under total variation far fewer (`benchmarks.gidm ablations --std`, either phase alone:
+        .03 to .12 a pixel where the first image was nearer to the truth, .38 where it was not).
         """
         distance = self._distance(problem)
         rows = torch.arange(len(problem), device=first.device)
