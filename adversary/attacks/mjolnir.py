@@ -139,8 +139,11 @@ class Mjolnir:
         return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=None)
 
     def _other(self) -> Attack:
-        """Return the attack that follows. Raises InputError for a name or options that it does not have."""
-        attack: Attack = build(ATTACKS.resolve(self.then, "then"), self.options, "options")
+        """Return the attack that follows. Raises InputError for what there is not, or is not granted."""
+        kind = ATTACKS.resolve(self.then, "then")
+        allowed = f"an attack that needs no more than {', '.join(sorted(self.needs))}"
+        require(kind.needs <= self.needs, "then", self.then, allowed)
+        attack: Attack = build(kind, self.options, "options")
         return attack
 
     def _handed_on(self, given: Problem, problem: Problem) -> Attempt:

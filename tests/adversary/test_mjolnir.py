@@ -188,6 +188,7 @@ def test_weak_noise_is_left_to_the_prior(victim: Victim, tmp_path: Path) -> None
         ({"variant": "conditional", "sampling": "ddim"}, "denoiser = 'squares' for the conditional"),
         ({"denoiser": "squares", "variant": "conditional"}, "ddim or ancestral"),
         ({"updates": 0}, "updates = 0: allowed: at least 1"),
+        ({"then": "imprint"}, "then = 'imprint': allowed: an attack that needs no more than batch_size"),
         ({"then": "dgl"}, "then = 'dgl': no such attack; did you mean 'dlg'"),
         ({"options": {"max_evaluation": 3}}, "options.max_evaluation = 3: unknown key"),
     ],
