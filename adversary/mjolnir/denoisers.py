@@ -113,7 +113,8 @@ def _key(recipe: Recipe, surrogate: Surrogate) -> str:
         "scale_free": knowledge.scale_free,
         "moved": surrogate.moved,
         "density": density,
-        "noise": [round(level, 6) for level in noise_range(surrogate)],
+        # These follow from what the surrogate sends, so that another architecture or clipping has others.
+        "noise": [f"{level:.4g}" for level in noise_range(surrogate)],
     }
     tensors = {f"model/{name}": value for name, value in victim.model.state_dict().items()}
     return content_key(settings, tensors | {"public": surrogate.public})

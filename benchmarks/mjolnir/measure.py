@@ -135,7 +135,6 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
     """Yield for each method the scores of every victim, as lists."""
     problem = scene.noisy(std, distribution)
     level = torch.full((len(problem),), std, dtype=problem.like.dtype)
-    noisy = flatten(problem.target)
     for name in names:
         worked = time.process_time()
         clean = METHODS[name]
@@ -152,7 +151,6 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         row["cpu_seconds"] = (time.process_time() - worked) / len(problem)
         row |= _gradient_scores(scene, rows)
         row["snr"] = signal_to_noise(scene.sent, std).tolist()
-        row["seen_cosine"] = cosine(noisy, scene.truth).tolist()
         row["label_right"] = (_labels(problem) == scene.group.labels[:, 0]).tolist()
         yield row
 
