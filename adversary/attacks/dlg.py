@@ -9,8 +9,10 @@ from torch import Tensor
 
 from adversary.attacks.match import match
 from adversary.attacks.match_layers import match_layers
+from adversary.attacks.spared import spared
 from adversary.balance import Weighting, weighs_layers
 from adversary.coordinates import Chart, Coordinates
+from adversary.labels import labels_of_images
 from adversary.precision import Precision
 from adversary.problem import Attempt, Problem
 from adversary.starts import Start, draw_start
@@ -47,6 +49,14 @@ class DLG:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images and labels found from one start per capture."""
+        images = draw_start(problem, self.start)
+        if self.start != "entrance":
+            return self._search(problem, images)
+        labels = labels_of_images(problem, images)
+        return spared(problem, images, labels, lambda rows: self._search(problem.select(rows), images[rows]))
+
+    def _search(self, problem: Problem, images: Tensor) -> Attempt:
+        """Return the images found from given ones (P, B, *input_shape), and the labels found with them."""
         batch, classes = problem.batch_size, problem.task.num_classes
         pixels = batch * prod(problem.task.input_shape)
         chart = Chart(tuple(problem.task.input_shape), self.coordinates)
@@ -56,7 +66,7 @@ class DLG:
             return images, torch.softmax(variables[pixels:].reshape(batch, classes), dim=1)
 
         start = problem.draw(pixels + batch * classes)
-        start[:, :pixels] = chart.of(draw_start(problem, self.start)).flatten(1)
+        start[:, :pixels] = chart.of(images).flatten(1)
         unused = torch.zeros(len(problem), 1, device=start.device)
         if weighs_layers(problem, self.weighting):
             found = match_layers(problem, start, unused, split, max_evaluations=self.max_evaluations)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from adversary.attacks.match import match
 from adversary.attacks.match_layers import match_layers
+from adversary.attacks.spared import spared
 from adversary.balance import Weighting, weighs_layers
 from adversary.coordinates import Chart, Coordinates
 from adversary.labels import Rule, infer_labels
@@ -50,11 +51,18 @@ class IDLG:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture, and the labels that were read off."""
-        return self.search(problem, draw_start(problem, self.start))
+        images = draw_start(problem, self.start)
+        if self.start != "entrance":
+            return self.search(problem, images)
+        labels = self._labels(problem)
+        return spared(problem, images, labels, lambda rows: self.search(problem.select(rows), images[rows]))
+
+    def _labels(self, problem: Problem) -> Tensor:
+        return infer_labels(problem, self.labels) if problem.labels is None else problem.labels
 
     def search(self, problem: Problem, images: Tensor) -> Attempt:
         """Return the images found from given ones (P, B, *input_shape), and the labels that were read off."""
-        labels = infer_labels(problem, self.labels) if problem.labels is None else problem.labels
+        labels = self._labels(problem)
         chart = Chart(tuple(problem.task.input_shape), self.coordinates)
 
         def split(variables: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,8 @@ def cells_of(arguments: argparse.Namespace) -> list[tuple[Cell, int]]:
                 (replace(cell, method=peer), k) for peer in arguments.peers for k in arguments.processes
             ]
         for count in counts if iterations in own else []:
-            ours = replace(cell, method="ours", at_once=count, captures=max(arguments.n, count))
+            captures = max(arguments.n, count)
+            ours = replace(cell, method="ours", start=arguments.start, at_once=count, captures=captures)
             found.append((ours, 1))
     return found
 
@@ -181,6 +182,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--own-iterations", type=_numbers, metavar="N,N", help="budgets of ours (default: those of the peers)"
     )
+    top.add_argument("--start", metavar="START", help="where ours starts (docs/attacks.md; its default)")
     top.add_argument("--variation", type=float, default=1e-4, help="the peers' weight of total variation")
     top.add_argument("--device", default="cpu")
     top.add_argument("--threads", type=int, default=1)

@@ -42,6 +42,8 @@ class Cell:
     captures: int
     """How many are attacked, all of one draw of weights."""
     first: int = 0
+    start: str | None = None
+    """Where ours starts, if not from its default."""
     at_once: int = 1
     """How many in lockstep; peers take one at a time."""
     iterations: int
@@ -84,7 +86,8 @@ def execute(cell: Cell) -> dict[str, Any]:
 
 def _ours(cell: Cell, problem: Problem, truths: Sequence[Tensor]) -> list[dict[str, Any]]:
     ours.attack_of(cell.attack, 2).attack(problem.select([0]))  # what is loaded at the first call
-    return ours.lockstep(problem, truths, ours.attack_of(cell.attack, cell.iterations), cell.at_once)
+    attack = ours.attack_of(cell.attack, cell.iterations, cell.start)
+    return ours.lockstep(problem, truths, attack, cell.at_once)
 
 
 def _peer(cell: Cell, group: Group, problem: Problem, truths: Sequence[Tensor]) -> list[dict[str, Any]]:

@@ -12,9 +12,12 @@ from benchmarks.attacks.gauge import Spent, quality
 from fedsim.options import build
 
 
-def attack_of(name: str, evaluations: int) -> Attack:
-    """Return the attack with a budget of evaluations."""
-    attack: Attack = build(ATTACKS.resolve(name, "attack"), {"max_evaluations": evaluations}, name)
+def attack_of(name: str, evaluations: int, start: str | None = None) -> Attack:
+    """Return the attack with a budget of evaluations, from its default start or another."""
+    options: dict[str, Any] = {"max_evaluations": evaluations}
+    if start:
+        options["start"] = start
+    attack: Attack = build(ATTACKS.resolve(name, "attack"), options, name)
     return attack
 
 

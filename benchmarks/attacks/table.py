@@ -60,11 +60,12 @@ def _cell(result: Mapping[str, Any]) -> list[str]:
     cell, figures = result["cell"], result["figures"]
     speed = figures["successes_per_second"]
     processes = f", {result['processes']} processes" if result["processes"] > 1 else ""
+    start = f", start {cell['start']}" if cell.get("start") else ""
     return [
         result["data"]["name"],
         cell["attack"],
         cell["model"],
-        f"{cell['method']}{processes}",
+        f"{cell['method']}{processes}{start}",
         str(cell["at_once"]),
         show(figures["evaluations"], 4),
         str(figures["n"]),
@@ -79,8 +80,9 @@ def _cell(result: Mapping[str, Any]) -> list[str]:
 
 def _ratio(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     name, command = one["cells"][0]["data"]["name"], one["command"]
+    ours = str(found["captures"]) + (f", start {command['start']}" if command.get("start") else "")
     shown = [show(found[clock], 2) if found[clock] else "no success" for clock in ("cpu", "good_cpu", "wall")]
-    return [name, command["attack"], command["model"], found["peer"], str(found["captures"]), *shown]
+    return [name, command["attack"], command["model"], found["peer"], ours, *shown]
 
 
 def _equal(one: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
