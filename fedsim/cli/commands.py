@@ -9,11 +9,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fedsim.cli.progress import Bars
+from fedsim.cli.studying import study, threshold
 from fedsim.errors import InputError
 from fedsim.scenario import Scenario, load_scenario
 
 if TYPE_CHECKING:
     from fedsim.simulation.api import Run
+
+__all__ = ["attack", "check", "diagnose", "list_plugins", "report", "run", "study", "threshold"]
 
 
 def run(options: Namespace) -> int:

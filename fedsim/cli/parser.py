@@ -14,6 +14,7 @@ examples:
   fedsim check mine.toml                    is the scenario right, and what will it cost?
   fedsim list attacks                       what there is, each with its paper
   fedsim attack runs/quickstart --attack dlg   attack the captures again, without the federation
+  fedsim study kim_park/quick               a scenario with axes: what accuracy costs in privacy
 """
 _RUN = """\
 examples:
@@ -51,6 +52,19 @@ examples:
 In a run folder the task, the recipe and the truth follow from the scenario. Of a foreign app, --set says what
 an attacker would claim of it: training.learning_rate, training.batch_size, training.steps, ...
 """
+_STUDY = """\
+examples:
+  fedsim study kim_park/quick --dry-run
+  fedsim study mine.toml --jobs 4 --out runs/mine
+  fedsim study kim_park/thresholds --set data.name=npz --set data.path=mnist.npz
+
+The same command goes on where an earlier one was cut off. How a study is written: docs/studies.md.
+"""
+_THRESHOLD = """\
+examples:
+  fedsim threshold runs/studies/quick
+  fedsim threshold runs/studies/quick --bound 0.3 --quantile 1 --json
+"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,9 +100,54 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"fedsim {fedsim.__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
-    for add in (_add_run, _add_check, _add_list, _add_attack, _add_report, _add_diagnose):
+    for add in _COMMANDS:
         add(commands)
     return parser
+
+
+def _add_study(commands: Any) -> None:
+    command = _command(commands, "study", "run a scenario with axes, cell by cell; table and page", _STUDY)
+    command.add_argument("file", metavar="FILE", help="a TOML file, or the name of a bundled study")
+    command.add_argument("--out", metavar="DIR", help="its folder (default: runs/studies/NAME)")
+    command.add_argument(
+        "--jobs", type=_count, metavar="N", help="cells at once (default: one a device or core)"
+    )
+    command.add_argument("--devices", metavar="NAME,NAME", help="given out to the cells in turn")
+    command.add_argument("--dry-run", action="store_true", help="how many cells, and how long; run none")
+    _add_set(command)
+    _add_json(command, "print JSON")
+
+
+def _add_threshold(commands: Any) -> None:
+    command = _command(
+        commands, "threshold", "the smallest strength of each defence that keeps leakage low", _THRESHOLD
+    )
+    command.add_argument("study", metavar="STUDY", help="the folder of a study")
+    command.add_argument(
+        "--bound", type=float, help="leakage allowed (default: what a blind guess stays below, 99 of 100)"
+    )
+    command.add_argument(
+        "--quantile", type=_share, default=0.9, help="share of the images that stay below it (0.9)"
+    )
+    command.add_argument(
+        "--metric", choices=("ssim_affine", "ssim"), default="ssim_affine", help="of an image (ssim_affine)"
+    )
+    command.add_argument("--seed", type=int, default=1, help="of the bootstrap (1)")
+    _add_json(command, "print JSON, with the measured and the fitted leakage at each strength")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: a whole number of at least 1")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: allowed: above 0, at most 1")
+    return number
 
 
 def _command(commands: Any, name: str, summary: str, epilog: str = "") -> Parser:
@@ -162,3 +221,15 @@ def _add_foreign(command: Parser) -> None:
 
 def _add_json(command: Parser, what: str) -> None:
     command.add_argument("--json", action="store_true", help=what)
+
+
+_COMMANDS = (
+    _add_run,
+    _add_check,
+    _add_list,
+    _add_attack,
+    _add_report,
+    _add_diagnose,
+    _add_study,
+    _add_threshold,
+)

@@ -1,0 +1,43 @@
+"""Thresholds as text."""
+
+from collections.abc import Sequence
+
+from fedsim.studies.threshold import Threshold
+
+
+def threshold_text(found: Sequence[Threshold]) -> str:
+    """Return a table of thresholds, a line each, in columns."""
+    head = ["setting", "defence", "attacker", "bound", "smallest strength", "interval", "accuracy", "images"]
+    rows = [head, *(_cells(one) for one in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def answer(one: Threshold) -> str:
+    """Return the threshold itself: `p = 0.9`, or that no strength suffices."""
+    if one.strength is None:
+        return f"none up to {one.option} = {one.grid[-1]:g}"
+    return f"{one.option} = {one.strength:g}"
+
+
+def interval_text(one: Threshold) -> str:
+    """Return the interval of the answer: `[0.5, 0.9]`, with `none` where no strength suffices."""
+    return f"[{_number(one.low)}, {_number(one.high)}]"
+
+
+def _cells(one: Threshold) -> list[str]:
+    return [
+        ", ".join(str(value) for value in one.setting.values()),
+        one.defense,
+        one.attacker,
+        f"{one.bound:.2f}",
+        answer(one),
+        interval_text(one),
+        "-" if one.accuracy is None else f"{one.accuracy:.3f}",
+        f"{min(one.images)} to {max(one.images)}" if len(set(one.images)) > 1 else str(one.images[0]),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:g}"

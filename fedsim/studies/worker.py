@@ -1,0 +1,40 @@
+"""What a worker process does with a cell: the run, and away with what is not kept."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from fedsim.scenario import load_scenario
+from fedsim.simulation.api import run
+
+_WEIGHT = {
+    "figures": ("captures", "weights.safetensors", "reconstructions", "samples", "report.html"),
+    "pictures": ("captures", "weights.safetensors"),
+    "everything": (),
+}
+"""What is removed of a finished cell."""
+
+
+def execute(job: dict[str, Any], device: str) -> dict[str, Any]:
+    """Run the scenario of a job in its folder, and return the seconds that it took.
+
+    Attacks run in this process: cells are what is parallel. Raises InputError.
+    """
+    if device != "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = device.rpartition(":")[2]
+    folder = Path(job["folder"])
+    shutil.rmtree(folder, ignore_errors=True)
+    scenario = load_scenario(
+        job["scenario"], {"adversary.workers": 0, "output.report": job["keep"] != "figures"}
+    )
+    begun = time.perf_counter()
+    run(scenario, out=folder)
+    for name in _WEIGHT[job["keep"]]:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    return {"seconds": round(time.perf_counter() - begun, 3)}
