@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from fedsim.engines.quiet import keep_private
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attack", "run"]
+__all__ = ["__version__", "attack", "run", "study", "thresholds"]
 
 keep_private()
 
 if TYPE_CHECKING:
     from fedsim.simulation.api import attack, run
+    from fedsim.studies.api import study, thresholds
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         from fedsim.simulation import api
 
         return getattr(api, name)
+    if name in {"study", "thresholds"}:
+        from fedsim.studies import api as studies
+
+        return getattr(studies, name)
     raise AttributeError(f"module 'fedsim' has no attribute {name!r}")

@@ -1,15 +1,18 @@
-"""A study from its file to table and page."""
+"""The Python API of studies: from a file to table and page, and thresholds read off them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsim.errors import InputError
 from fedsim.simulation.progress import Progress
 from fedsim.studies.cells import Cell, cells_of
 from fedsim.studies.running import run_cells
-from fedsim.studies.study import Study
-from fedsim.studies.table import rows_of, write_table
+from fedsim.studies.study import Study, find_study, read_study
+from fedsim.studies.table import RESULTS, Row, read_table, rows_of, write_table
+from fedsim.studies.threshold import QUANTILE, Threshold
+from fedsim.studies.threshold import thresholds as _thresholds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,11 @@ class StudyRun:
     failures: Mapping[str, str]
     """Cell -> why it did not finish."""
 
+    @property
+    def rows(self) -> list[Row]:
+        """Return results.parquet, a dict for each cell, attack and defence."""
+        return read_table(self.folder)
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain tables."""
         return {**asdict(self), "folder": str(self.folder)}
@@ -33,6 +41,42 @@ class StudyRun:
         lines = [f"{self.folder}: {self.cells} cells: {new} run now, {self.earlier} before"]
         lines += [f"failed  {name}: {reason}" for name, reason in self.failures.items()]
         return "\n".join([*lines, f"table   {self.folder / 'results.parquet'}"])
+
+
+def study(
+    source: Study | str | Path,
+    *,
+    out: Path | str | None = None,
+    overrides: Sequence[str] = (),
+    jobs: int | None = None,
+    devices: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> StudyRun:
+    """Run a study from a file, or a bundled one, in `out` (default: runs/studies/NAME); see `run_study`."""
+    ready = source if isinstance(source, Study) else read_study(find_study(str(source)))
+    folder = Path(out) if out is not None else Path("runs/studies") / ready.name
+    return run_study(ready, folder, overrides=overrides, jobs=jobs, devices=devices, progress=progress)
+
+
+def thresholds(
+    folder: Path | str,
+    *,
+    bound: float | None = None,
+    metric: str = "ssim_affine",
+    quantile: float = QUANTILE,
+    seed: int = 1,
+) -> list[Threshold]:
+    """Return the smallest strength of each defence that keeps leakage below the bound, for each attacker.
+
+    Raises InputError where the folder holds no table of a study, or no defence of two strengths.
+    """
+    place = Path(folder)
+    if not (place / RESULTS).is_file():
+        raise InputError(f"{folder}: no {RESULTS}; allowed: a folder that `fedsim study` wrote")
+    found = _thresholds(read_table(place), place, bound=bound, metric=metric, quantile=quantile, seed=seed)
+    if not found:
+        raise InputError(f"{folder}: no defence with two strengths or more that was attacked")
+    return found
 
 
 def run_study(

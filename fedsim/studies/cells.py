@@ -115,12 +115,12 @@ def _digest(path: Path, _changed: int) -> str:
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values of nested tables; entries of lists of tables by their number."""
+    """Yield dotted keys and values of nested tables; lists of tables by number; empty ones not at all."""
     for key, value in table.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from flat(value, f"{name}.")
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             yield from flat({str(number): item for number, item in enumerate(value)}, f"{name}.")
-        else:
+        elif value != []:
             yield name, value
