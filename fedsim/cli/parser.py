@@ -56,7 +56,7 @@ _STUDY = """\
 examples:
   fedsim study kim_park/quick --dry-run
   fedsim study mine.toml --jobs 4 --out runs/mine
-  fedsim study kim_park/thresholds --set data.name=npz --set data.path=mnist.npz
+  fedsim study kim_park/thresholds --axis 'data=[{name="npz", path="faces.npz"}]' --axis 'seed=[1, 2, 3]'
 
 The same command goes on where an earlier one was cut off. How a study is written: docs/studies.md.
 """
@@ -114,6 +114,9 @@ def _add_study(commands: Any) -> None:
     )
     command.add_argument("--devices", metavar="NAME,NAME", help="given out to the cells in turn")
     command.add_argument("--dry-run", action="store_true", help="how many cells, and how long; run none")
+    command.add_argument(
+        "--axis", action="append", default=[], metavar="KEY=[...]", help="another axis, or others' values"
+    )
     _add_set(command)
     _add_json(command, "print JSON")
 

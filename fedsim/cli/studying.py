@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 def study(options: Namespace) -> int:
     """Run the cells of a study, write table and page; 1 where a cell failed."""
     from fedsim.studies.api import run_study
-    from fedsim.studies.study import find_study, read_study
+    from fedsim.studies.study import find_study, read_study, with_axes
 
-    given = read_study(find_study(options.file))
+    given = with_axes(read_study(find_study(options.file)), options.axis)
     out = Path(options.out or f"runs/studies/{given.name}")
     if options.dry_run:
         return _dry_run(given, out, options)

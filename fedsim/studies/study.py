@@ -3,13 +3,14 @@
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from fedsim.errors import InputError
 from fedsim.scenario import bundled_scenarios
 from fedsim.scenario.errors import nearest
+from fedsim.scenario.overrides import parse_override
 
 Keep = Literal["figures", "pictures", "everything"]
 """What stays of a finished cell: summary and scores; the report and its pictures too; captures and all."""
@@ -50,6 +51,21 @@ def read_study(path: Path) -> Study:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return _beside(study, path.parent)
+
+
+def with_axes(study: Study, changes: Sequence[str]) -> Study:
+    """Return the study with axes replaced or added: `KEY=[VALUE, ...]`, in every grid that has the key.
+
+    Raises InputError for a text that is no axis, or that a zip cannot be kept with.
+    """
+    for text in changes:
+        key, value = parse_override(text)
+        values = _values(value, f"--axis {key}")
+        grids = tuple({**grid, key: values} if key in grid else grid for grid in study.grids)
+        axes = study.axes if any(key in grid for grid in grids) else {**study.axes, key: values}
+        zipped = _zipped([list(keys) for keys in study.zipped], [{**axes, **grid} for grid in grids])
+        study = replace(study, axes=axes, grids=grids, zipped=zipped)
+    return study
 
 
 def _study(raw: dict[str, Any]) -> Study:
@@ -146,7 +162,7 @@ def _zipped(raw: Any, grids: Sequence[Axes]) -> tuple[tuple[str, ...], ...]:
 def _beside(study: Study, folder: Path) -> Study:
     """Return the study with the scenario's file looked for beside it first."""
     if isinstance(study.scenario, str) and (folder / study.scenario).is_file():
-        return Study(**{**vars(study), "scenario": str(folder / study.scenario)})
+        return replace(study, scenario=str(folder / study.scenario))
     return study
 
 

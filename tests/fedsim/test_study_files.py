@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedsim.errors import InputError
 from fedsim.studies.cells import cells_of, content_hash, flat
 from fedsim.studies.grid import combinations, varied
-from fedsim.studies.study import Study, bundled_studies, read_study
+from fedsim.studies.study import Study, bundled_studies, read_study, with_axes
 
 BASE = 'scenario = "quickstart"\n'
 
@@ -96,6 +96,17 @@ def test_set_changes_the_scenario_but_no_axis(tmp_path: Path) -> None:
     assert {cell.scenario.strategy.rounds for cell in cells} == {3}
     with pytest.raises(InputError, match=r"--set defenses.0.p: an axis of the study"):
         cells_of(study, tmp_path, ["defenses.0.p=0.3"])
+
+
+def test_axes_of_the_command_line_replace_those_of_the_file(tmp_path: Path) -> None:
+    text = (
+        BASE + '[axes]\nseed = [1, 2]\n[[grids]]\n"defenses.0.p" = [0.5, 0.9]\n[[grids]]\ndefenses = [[]]\n'
+    )
+    study = with_axes(read(tmp_path, text), ["seed=[7]", "defenses.0.p=0.1", "strategy.rounds=[1, 2]"])
+    cells = list(combinations(study))
+    assert {cell["seed"] for cell in cells} == {7}
+    assert [cell.get("defenses.0.p") for cell in cells] == [0.1, 0.1, None, None]
+    assert [cell["strategy.rounds"] for cell in cells] == [1, 2, 1, 2]
 
 
 def test_a_cells_name_follows_from_what_its_figures_depend_on(tmp_path: Path) -> None:

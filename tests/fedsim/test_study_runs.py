@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,3 +156,11 @@ def test_two_studies_do_not_share_a_folder(done: StudyRun) -> None:
 
     with FileLock(done.folder / ".lock"), pytest.raises(InputError, match="another study is running here"):
         fedsim.study(Study(name="s", scenario=SCENARIO, axes={"seed": [9]}), out=done.folder)
+
+
+def test_every_column_of_the_table_is_documented(done: StudyRun) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    section = text.partition("## The table")[2].partition("## Thresholds")[0]
+    for name in pq.read_table(done.folder / "results.parquet").column_names:
+        short = re.sub(r"_(low|high|median|worst)$", "", re.sub(r"^(naive|adaptive)_", "*_", name))
+        assert "." in name or f"`{short}`" in section, name
