@@ -3,6 +3,7 @@
 Importing it costs nothing (no torch, no Flower): Flower's own tools import it to validate an app.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fedsim.engines.quiet import keep_private
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
     from fedsim.studies.api import study, thresholds
 
 
+_API = {
+    "run": "fedsim.simulation.api",
+    "attack": "fedsim.simulation.api",
+    "study": "fedsim.studies.api",
+    "thresholds": "fedsim.studies.api",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Load the Python API on first use."""
-    if name in {"run", "attack"}:
-        from fedsim.simulation import api
-
-        return getattr(api, name)
-    if name in {"study", "thresholds"}:
-        from fedsim.studies import api as studies
-
-        return getattr(studies, name)
+    if name in _API:
+        return getattr(import_module(_API[name]), name)
     raise AttributeError(f"module 'fedsim' has no attribute {name!r}")

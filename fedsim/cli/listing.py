@@ -11,9 +11,10 @@ from fedsim.errors import InputError
 from fedsim.registry import Entry
 from fedsim.scenario.load import bundled_scenarios
 from fedsim.scenario.plugins import REGISTRIES, registry
+from fedsim.studies.study import bundled_studies, read_study
 
 Listing = Mapping[str, Sequence[Entry]]
-_KINDS = (*REGISTRIES, "scenarios")
+_KINDS = (*REGISTRIES, "scenarios", "studies")
 
 
 def listing(kind: str | None = None) -> Listing:
@@ -26,7 +27,8 @@ def listing(kind: str | None = None) -> Listing:
 
 
 def _entries(kind: str) -> list[Entry]:
-    return _scenarios() if kind == "scenarios" else list(registry(kind))
+    bundled = {"scenarios": _scenarios, "studies": _studies}
+    return bundled[kind]() if kind in bundled else list(registry(kind))
 
 
 def _scenarios() -> list[Entry]:
@@ -38,6 +40,12 @@ def _scenarios() -> list[Entry]:
         first = text.partition("\n")[0].removeprefix("#").strip()
         entries.append(Entry(path.stem, str(path), first))
     return entries
+
+
+def _studies() -> list[Entry]:
+    """Return the bundled studies; `about` says what each shows."""
+    found = bundled_studies()
+    return [Entry(name, str(path), read_study(path).about) for name, path in found]
 
 
 def as_json(kinds: Listing) -> str:

@@ -174,7 +174,7 @@ def _add_check(commands: Any) -> None:
 
 def _add_list(commands: Any) -> None:
     command = _command(commands, "list", "list what a scenario can name, each with its paper", _LIST)
-    kinds = "attacks, defenses, models, datasets, partitions, strategies, engines, scenarios"
+    kinds = "attacks, defenses, models, datasets, partitions, strategies, engines, scenarios, studies"
     command.add_argument("kind", nargs="?", metavar="KIND", help=f"one of {kinds} (default: all)")
     _add_json(command, "print JSON")
 

@@ -47,7 +47,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"fedsim {fedsim.__version__}\n"
 
 
-@pytest.mark.parametrize("kind", [*REGISTRIES, "scenarios"])
+@pytest.mark.parametrize("kind", [*REGISTRIES, "scenarios", "studies"])
 def test_list_names_everything_with_a_line(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", kind, "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)[kind]
