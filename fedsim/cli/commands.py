@@ -69,8 +69,13 @@ def attack(options: Namespace) -> int:
 
 
 def report(options: Namespace) -> int:
-    """Write the report of a run again."""
+    """Write the report of a run, or the page of a study, again."""
     folder = Path(options.run)
+    if (folder / "results.parquet").is_file():
+        from fedsim.studies.page import write_page
+
+        print(write_page(folder))
+        return 0
     if not (folder / "scenario.toml").is_file():
         raise InputError(f"{folder}: no scenario.toml; allowed: a folder that `fedsim run` wrote")
     from fedsim.report import write_report

@@ -136,6 +136,7 @@ def _add_threshold(commands: Any) -> None:
         "--metric", choices=("ssim_affine", "ssim"), default="ssim_affine", help="of an image (ssim_affine)"
     )
     command.add_argument("--seed", type=int, default=1, help="of the bootstrap (1)")
+    command.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     _add_json(command, "print JSON, with the measured and the fitted leakage at each strength")
 
 

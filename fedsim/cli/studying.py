@@ -45,7 +45,7 @@ def _dry_run(given: "Study", out: Path, options: Namespace) -> int:
 def threshold(options: Namespace) -> int:
     """Print the smallest strength of each defence that keeps leakage below the bound."""
     from fedsim.studies.api import thresholds
-    from fedsim.studies.words import threshold_text
+    from fedsim.studies.words import threshold_markdown, threshold_text
 
     found = thresholds(
         options.study,
@@ -54,5 +54,8 @@ def threshold(options: Namespace) -> int:
         quantile=options.quantile,
         seed=options.seed,
     )
-    print(json.dumps([one.as_dict() for one in found], indent=2) if options.json else threshold_text(found))
+    if options.json:
+        print(json.dumps([one.as_dict() for one in found], indent=2))
+    else:
+        print(threshold_markdown(found) if options.markdown else threshold_text(found))
     return 0

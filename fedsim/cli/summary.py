@@ -34,12 +34,23 @@ def _head(summary: Row) -> str:
         lines.append(f"loss      {summary['loss']:.4f} on the test set after the last round")
     if summary.get("sample_distance") is not None:
         lines.append(f"samples   {summary['sample_distance']:.2f} from the test set's images (0: alike)")
+    lines += _privacy(summary.get("privacy") or [])
     captures = federation.get("captures")
     if captures is not None:
         lines.append(f"captures  {captures} ({federation.get('capture_megabytes') or 0:.1f} MB)")
     if federation.get("failed_replies"):
         lines.append(f"failed    {_count(federation['failed_replies'], 'reply')} (reasons: rounds.jsonl)")
     return "\n".join(lines)
+
+
+def _privacy(promises: Sequence[Row]) -> list[str]:
+    """Return what the noise promises, the best that is known against each observer, or why nothing."""
+    observers = {"server": "the server", "models": "who sees the global models"}
+    known = [promise for promise in promises if promise["epsilon"] is not None]
+    if not known:
+        return [f"privacy   no promise: {promise['reason']}" for promise in promises[:1]]
+    found = [f"{p['epsilon']:.3g} for a {p['protects']} against {observers[p['against']]}" for p in known]
+    return [f"privacy   epsilon {', '.join(found)} (delta {known[0]['delta']:g})"]
 
 
 def _count(number: int | None, noun: str) -> str:

@@ -194,6 +194,12 @@ class Engine(Plugin):
     """`inline` in this process, `ray` (Flower's simulation) or `deployment` (SuperLink and SuperNodes)."""
 
 
+Trackers = Annotated[
+    list[Literal["tensorboard", "mlflow", "wandb"]],
+    Says("a list of 'tensorboard', 'mlflow', 'wandb'"),
+]
+
+
 class Output(Section):
     """Where the run folder goes."""
 
@@ -201,6 +207,8 @@ class Output(Section):
     """Holds the run folders, relative to where the command is run; `--out` names the run folder itself."""
     report: bool = True
     """Write report.html at the end."""
+    trackers: Trackers = []
+    """Who is told the figures as well; each needs the extra of its name (`pip install 'fedsim[mlflow]'`)."""
 
 
 class Scenario(Section):

@@ -24,6 +24,7 @@ from fedsim.simulation.progress import Progress, Silent
 from fedsim.simulation.server import CAPTURES, WEIGHTS
 from fedsim.simulation.summary import SUMMARY, summarise_run, write_summary
 from fedsim.simulation.targets import ForeignTarget, RunTarget, Target
+from fedsim.simulation.trackers import Trackers, require_packages
 
 Overrides = Sequence[str] | Mapping[str, Any]
 CLIENTS = "clients.json"
@@ -81,19 +82,22 @@ def run(
     ready = scenario if isinstance(scenario, Scenario) else load_scenario(scenario, overrides)
     progress = progress or Silent()
     begun = time.perf_counter()
+    require_packages(ready.output.trackers)
     folder = _folder(out, Path(ready.output.folder), ready.name or "run")
     _prepare(ready, folder)
     progress.opened(folder)
     target = RunTarget(ready, folder)
     seconds: dict[str, float] = {}
-    with Attacking(target, folder) as attacking:
-        _federate(ready, folder, attacking, progress)
-        seconds["federation"] = time.perf_counter() - begun
-        attacking.feed()
-        leakage = attacking.finish(progress)
-    seconds |= leakage.seconds
-    rounds = [row for row in _lines(folder / ROUNDS) if "stopped" not in row]
-    summary = summarise_run(ready, target.captures, rounds, leakage, seconds, folder / WEIGHTS)
+    with Trackers(ready, folder) as trackers:
+        with Attacking(target, folder) as attacking:
+            _federate(ready, folder, attacking, trackers, progress)
+            seconds["federation"] = time.perf_counter() - begun
+            attacking.feed()
+            leakage = attacking.finish(progress)
+        seconds |= leakage.seconds
+        rounds = [row for row in _lines(folder / ROUNDS) if "stopped" not in row]
+        summary = summarise_run(ready, target.captures, rounds, leakage, seconds, folder / WEIGHTS)
+        trackers.finish(summary)
     return _close(folder, summary, ready.output.report, begun, progress)
 
 
@@ -133,13 +137,16 @@ def attack(
     return _close(folder, summary, victim.scenario.output.report, begun, progress)
 
 
-def _federate(scenario: Scenario, folder: Path, attacking: Attacking, progress: Progress) -> None:
+def _federate(
+    scenario: Scenario, folder: Path, attacking: Attacking, trackers: Trackers, progress: Progress
+) -> None:
     progress.start("federation", scenario.strategy.rounds)
 
     def on_round(row: dict[str, Any]) -> None:
         if row["round"] > 0:
             known = [key for key in ("accuracy", "loss") if row.get(key) is not None]
             progress.advance("federation", note=f"{known[0]} {row[known[0]]:.3f}" if known else "")
+        trackers.round(row)
         attacking.feed(before_round=row["round"])
 
     federate(scenario, folder, on_round=on_round)

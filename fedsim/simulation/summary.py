@@ -11,7 +11,10 @@ from safetensors import safe_open
 
 import fedsim
 from fedsim.scenario.schema import Scenario
+from fedsim.simulation.accounting import account, as_rows
 from fedsim.simulation.attacking import Leakage
+from fedsim.simulation.federate import SCENARIO
+from fedsim.simulation.federation import federation_at
 
 SUMMARY = "summary.json"
 PACKAGES = (
@@ -49,6 +52,7 @@ def summarise_run(
         "rounds": max((row["round"] for row in rounds), default=0),
         "parameters": _parameters(weights),
         "federation": _federation(scenario, captures, rounds),
+        "privacy": _privacy(scenario, captures, rounds),
         "threat_model": {
             "name": leakage.threat.name,
             "capabilities": leakage.threat.privileges,
@@ -88,10 +92,24 @@ def _federation(scenario: Scenario, captures: Path, rounds: Sequence[dict[str, A
     files = list(captures.rglob("*.safetensors")) if captures.is_dir() else []
     return {
         "clients": scenario.partition.clients if rounds else None,
-        "failed_replies": sum(len(row.get("failed") or []) for row in rounds),
+        "failed_replies": _failed(rounds),
         "captures": sum(path.name.startswith("round-") for path in files),
         "capture_megabytes": round(sum(path.stat().st_size for path in files) / 1e6, 3),
     }
+
+
+def _privacy(
+    scenario: Scenario, captures: Path, rounds: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]] | None:
+    """Return what the run's noise promises; None for no noise, or where only captures were attacked."""
+    if not rounds or not scenario.defenses:
+        return None
+    federation = federation_at(captures.parent / SCENARIO)  # remembered from the run
+    return as_rows(account(scenario, federation=federation, failed=_failed(rounds)))
+
+
+def _failed(rounds: Sequence[dict[str, Any]]) -> int:
+    return sum(len(row.get("failed") or []) for row in rounds)
 
 
 def _parameters(weights: Path) -> int | None:

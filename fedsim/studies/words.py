@@ -4,12 +4,19 @@ from collections.abc import Sequence
 
 from fedsim.studies.threshold import Threshold
 
+HEAD = ["setting", "defence", "attacker", "bound", "smallest strength", "interval", "accuracy", "images"]
+
+
+def threshold_markdown(found: Sequence[Threshold]) -> str:
+    """Return the same table as Markdown."""
+    rows = [HEAD, ["---"] * len(HEAD), *(_cells(one) for one in found)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
 
 def threshold_text(found: Sequence[Threshold]) -> str:
     """Return a table of thresholds, a line each, in columns."""
-    head = ["setting", "defence", "attacker", "bound", "smallest strength", "interval", "accuracy", "images"]
-    rows = [head, *(_cells(one) for one in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    rows = [HEAD, *(_cells(one) for one in found)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in lines)
 

@@ -77,13 +77,20 @@ def test_pictures_stay_and_captures_go(done: StudyRun) -> None:
         assert not (folder / "captures").exists()
 
 
-def test_thresholds_of_a_study(done: StudyRun) -> None:
+def test_thresholds_of_a_study(done: StudyRun, capsys: pytest.CaptureFixture[str]) -> None:
     found = fedsim.thresholds(done.folder, bound=2.0)
     assert [(one.attacker, one.strength, one.images) for one in found] == [
         ("naive", 0.5, [2, 2]),
         ("adaptive", 0.5, [2, 2]),
     ]
     assert all(one.strength is None for one in fedsim.thresholds(done.folder, bound=-2.0))
+    assert main(["threshold", str(done.folder), "--bound", "2"]) == 0
+    text = capsys.readouterr().out.splitlines()
+    assert main(["threshold", str(done.folder), "--bound", "2", "--markdown"]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [len(text), len(table)] == [3, 4]
+    assert "p = 0.5" in text[1]
+    assert "[0.5, 0.5]" in table[2]
     with pytest.raises(InputError, match=r"no results.parquet; allowed: a folder"):
         fedsim.thresholds(done.folder / "cells")
 
