@@ -179,10 +179,11 @@ def _table_rows(table: dict[str, Any]) -> Iterator[list[str]]:
     victim, batch = "trained" if command["weights"] else "untrained", str(command.get("batch", 1))
     for entry in table["settings"]:
         granted = ", ".join(entry["privileges"]) or "-"
+        name = entry["name"] + (f", T = {steps}" if (steps := command["timesteps"]) != 1000 else "")
         data = entry["data"]["name"] + (f", {side}x{side}" if (side := command["size"]) else "")
         for part, found in figures(entry["rows"], command["timesteps"]).items():
             if command["what"] != "timesteps" or part == "all":
-                cells = [data, victim, entry["name"], batch, granted, part, str(found["n"])]
+                cells = [data, victim, name, batch, granted, part, str(found["n"])]
                 yield [*cells, *_cells(found)]
 
 
