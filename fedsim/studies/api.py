@@ -9,7 +9,7 @@ from fedsim.errors import InputError
 from fedsim.simulation.progress import Progress
 from fedsim.studies.cells import Cell, cells_of
 from fedsim.studies.running import run_cells
-from fedsim.studies.study import Study, find_study, read_study
+from fedsim.studies.study import Study, find_study, read_study, with_axes
 from fedsim.studies.table import RESULTS, Row, read_table, rows_of, write_table
 from fedsim.studies.threshold import QUANTILE, Threshold
 from fedsim.studies.threshold import thresholds as _thresholds
@@ -40,20 +40,25 @@ class StudyRun:
         new = self.cells - self.earlier - len(self.failures)
         lines = [f"{self.folder}: {self.cells} cells: {new} run now, {self.earlier} before"]
         lines += [f"failed  {name}: {reason}" for name, reason in self.failures.items()]
-        return "\n".join([*lines, f"table   {self.folder / 'results.parquet'}"])
+        lines.append(f"table   {self.folder / 'results.parquet'}")
+        return "\n".join([*lines, f"page    {self.folder / 'study.html'}"])
 
 
 def study(
     source: Study | str | Path,
     *,
     out: Path | str | None = None,
+    axes: Sequence[str] = (),
     overrides: Sequence[str] = (),
     jobs: int | None = None,
     devices: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> StudyRun:
-    """Run a study from a file, or a bundled one, in `out` (default: runs/studies/NAME); see `run_study`."""
-    ready = source if isinstance(source, Study) else read_study(find_study(str(source)))
+    """Run a study from a file, or a bundled one, in `out` (default: runs/studies/NAME); see `run_study`.
+
+    `axes` (`KEY=[VALUE, ...]`) add axes or replace their values, `overrides` change what does not vary.
+    """
+    ready = with_axes(source if isinstance(source, Study) else read_study(find_study(str(source))), axes)
     folder = Path(out) if out is not None else Path("runs/studies") / ready.name
     return run_study(ready, folder, overrides=overrides, jobs=jobs, devices=devices, progress=progress)
 
@@ -88,13 +93,16 @@ def run_study(
     devices: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> StudyRun:
-    """Run the cells that have not finished, `jobs` at a time, then write results.parquet.
+    """Run the cells that have not finished, `jobs` at a time, then write results.parquet and study.html.
 
     The same call goes on where an earlier one was cut off. Raises InputError for a cell that is no scenario.
     """
+    from fedsim.studies.page import write_page  # Altair takes a second
+
     cells: list[Cell] = cells_of(study, out, overrides)
     earlier = sum(cell.finished for cell in cells)
     run_cells(cells, out, keep=study.keep, jobs=jobs, devices=devices, progress=progress)
     write_table(rows_of(cells), out)
+    write_page(out, name=study.name, about=study.about)
     failures = {cell.name: cell.failure for cell in cells if cell.failure is not None}
     return StudyRun(folder=out, cells=len(cells), earlier=earlier, failures=failures)

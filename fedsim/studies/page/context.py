@@ -1,0 +1,118 @@
+"""What the template shows, and what the page's script works on."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import fedsim
+from fedsim.report.words import plural
+from fedsim.studies.page import (
+    concerns,
+    embed,
+    methods,
+    palette,
+    pictures,
+    promises,
+    sentences,
+    tables,
+    verdict,
+)
+from fedsim.studies.page.content import About, Content
+from fedsim.studies.page.export import FOLDER, FORMATS
+from fedsim.studies.page.steps import Curve
+from fedsim.studies.page.words import name_of
+
+Row = Mapping[str, Any]
+
+
+def data_of(content: Content, about: About) -> dict[str, Any]:
+    """Return what the script filters, plots and hands out as CSV: each row once."""
+    layout, sets = content.layout, content.figures.data
+    return {
+        "name": about.name,
+        "panels": [dict(panel.factors) for panel in layout.panels],
+        "places": [dict(panel.factors) for panel in layout.places],
+        "sets": {name: embed.columns(rows, embed.DIGITS) for name, rows in sets.items()},
+        "tables": {
+            "rows": embed.columns([_csv_row(content, row) for row in content.rows]),
+            "thresholds": embed.columns([_csv_threshold(row) for row in _thresholds(content.curves)]),
+        },
+    }
+
+
+def _csv_row(content: Content, row: Row) -> dict[str, Any]:
+    """Return a row of results.parquet with what the page filters it by, which the CSV leaves out."""
+    attacked = row.get("attack") is not None
+    where = (
+        {"panel": content.layout.panel(row).number}
+        if attacked
+        else {"place": content.layout.place(row).number}
+    )
+    return {
+        **row,
+        **{f"_{key}": value for key, value in where.items()},
+        "_series": content.defences.of(row).series,
+    }
+
+
+def _thresholds(curves: Sequence[Curve]) -> list[tuple[Curve, Any]]:
+    return [(curve, one) for curve in curves for one in curve.thresholds]
+
+
+def _csv_threshold(pair: tuple[Curve, Any]) -> dict[str, Any]:
+    curve, one = pair
+    kept = {
+        key: json.dumps(value) if isinstance(value, list | tuple) else value
+        for key, value in one.as_dict().items()
+        if key != "setting"
+    }
+    return {
+        **one.setting,
+        **kept,
+        "_panel": curve.panel.number,
+        "_series": curve.series,
+        "_attacker": one.attacker,
+    }
+
+
+def answers_of(content: Content) -> dict[str, Any]:
+    """Return the first screen."""
+    points, curves, quality = content.points, content.curves, content.quality
+    series = content.figures.look.series
+    colours, shapes = palette.colours(series), palette.shapes(series)
+    return {
+        "verdict": verdict.verdict(curves, points, quality),
+        "answers": sentences.answers(curves, points, quality),
+        "undefended": verdict.without_defense(points, quality) if points else "",
+        "criterion": verdict.criterion(curves),
+        "swatches": {name: palette.swatch(shapes[name], colours[name]) for name in series},
+        "names": {name: name_of(name) for name in series},
+        "factors": content.layout.factors,
+        "quality": quality,
+        "seeds": sorted({row["seed"] for row in content.rows}),
+    }
+
+
+def evidence_of(content: Content) -> dict[str, Any]:
+    """Return figures, pictures, tables and methods."""
+    rows, layout, defences, quality = content.rows, content.layout, content.defences, content.quality
+    finished = dict.fromkeys(row["cell"] for row in rows if row["status"] == "finished")
+    runs = [content.store.run(cell) for cell in finished]
+    albums, left_out = pictures.albums(content.points, layout.panels, content.store)
+    return {
+        "figures": content.figures.table,
+        "folder": FOLDER,
+        "formats": FORMATS,
+        "albums": albums,
+        "left_out": left_out,
+        "thresholds": tables.threshold_table(content.curves, content.points, layout, quality),
+        "table": tables.row_table(rows, layout, defences, quality),
+        "promises": promises.promise_table(content.points, layout),
+        "unfinished": concerns.unfinished(rows, layout, defences),
+        "cautions": concerns.cautions(rows, defences),
+        "methods": methods.paragraphs(rows, runs, content.points, content.curves),
+        "works": methods.works(runs, content.curves),
+        "cells": len({row["cell"] for row in rows}),
+        "version": fedsim.__version__,
+        "plural": plural,
+    }

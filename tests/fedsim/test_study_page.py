@@ -1,0 +1,428 @@
+"""The page of a study: what it says, what it carries, and that no text of the user's becomes markup."""
+
+import html
+import json
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sample_study import BLIND, P99, TRUTHS, WARNING, sample_study, write_sample_study
+
+from fedsim.cli import main
+from fedsim.errors import InputError
+from fedsim.studies.page import write_page
+from fedsim.studies.page.content import Content, read_content
+from fedsim.studies.page.datasets import spread_out
+from fedsim.studies.page.embed import columns, library, script_json
+from fedsim.studies.page.front import front
+from fedsim.studies.page.layout import Layout
+from fedsim.studies.page.pictures import MOST, SIDE, reduced
+from fedsim.studies.page.rounds import thinned
+from fedsim.studies.page.series import Defences
+from fedsim.studies.page.steps import band
+from fedsim.studies.study import Study
+from fedsim.studies.table import read_table, write_table
+
+HOSTILE = "</script><b onmouseover=alert(1)>&amp;{{ 7*7 }}"
+MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<svg", "pdf": b"%PDF-"}
+MASKING = {"defenses.0.name": ["masking"], "defenses.0.p": [0.1, 0.9]}
+NUMBERS = st.floats(-1, 1).map(lambda x: round(x, 1))
+
+
+def small(**changes: Any) -> Study:
+    axes = {"data.name": ["fashion_mnist"], "seed": [1]}
+    return sample_study(**{"axes": axes, "grids": ({"defenses": [[]]}, MASKING), **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = write_sample_study(tmp_path_factory.mktemp("study"), privacy=True, fail=1)
+    write_page(out, name="sample", about="What it is about.")
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    return (folder / "study.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def text(page: str) -> str:
+    """What a reader sees of it."""
+    return html.unescape(re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", page, flags=re.DOTALL))
+
+
+@pytest.fixture(scope="module")
+def content(folder: Path) -> Content:
+    return read_content(folder)
+
+
+def embedded(page: str, name: str) -> Any:
+    found = re.search(rf'<script type="application/json" id="study-{name}">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+# ---- what it says -------------------------------------------------------------------------------
+
+
+def test_the_first_screen_answers(text: str) -> None:
+    words = " ".join(text.split())
+    assert "Of 3 defences only noising keeps the images from an attacker who knows the defence" in words
+    for sentence in (
+        "Masking, in all 4 settings: p = 0.1 keeps images from the attacker who ignores it; no strength up "
+        "to p = 0.9 keeps them from the one who knows it.",
+        "Clipping, in all 4 settings: norm = 1 keeps images from the attacker who ignores it; no strength "
+        "down to norm = 0.01 keeps them from the one who knows it.",
+    ):
+        assert sentence in words
+    assert f"90% of the images score at most {P99}" in words
+    assert "Each strength was tried on 4 to 8 images" in words
+    assert "Without a defence 32 of 32 images leaked" in words
+    assert "95% interval 0.1 to 0.1" in words
+    assert "2 seeds, pooled" in words
+    assert WARNING in words
+
+
+def test_methods_can_be_cited(text: str) -> None:
+    words = " ".join(text.split())
+    for told in (
+        "80 runs of a federation, 79 of them finished.",
+        "Data: fashion_mnist or mnist.",
+        "Seeds: 1, 2 (pooled).",
+        "masking (p = 0.1, 0.5, 0.9); clipping (norm = 1, 0.1, 0.01)",
+        "threat model C",
+        "updates, model, client updates, batch size, recipe and defense",
+        "iDLG (Zhao, Mopuri & Bilen 2020, arXiv 2001.02610)",
+        "the 0.9 quantile",
+        f"the bound of {P99}",
+        "Wilson's for shares",
+        "BCa bootstrap over clients (2,000 resamples)",
+        "Software: fedsim 0.1.0, python 3.11, torch 2.11.",
+    ):
+        assert told in words
+    assert "seed 2 failed worker died <twice>" in words
+
+
+def test_promises_stand_beside_what_was_measured(page: str, text: str) -> None:
+    assert "no norm is bounded" in text
+    assert re.search(r"8\.25\s+1e-05", text)
+    promised = page.split('data-table="promises"')[1].split("</table>")[0]
+    assert promised.count("<tr data-series=") == 2 * 3 * 2 * 2
+    assert "of 8 leaked" in promised
+
+
+def test_tables_hold_every_cell_and_threshold(page: str) -> None:
+    rows = page.split('data-table="rows"')[1].split("</table>")[0]
+    assert rows.count("<tr data-series=") == 8 + (72 - 1) * 2  # the undefended cells have one attacker
+    assert rows.count('aria-sort="none"') == 13
+    found = page.split('data-table="thresholds"')[1].split("</table>")[0]
+    assert found.count("<tr data-series=") == 2 * 2 * 3 * 2
+
+
+def test_the_page_is_one_file_without_addresses_of_its_own(page: str, folder: Path) -> None:
+    shown = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r'(src|srcset|action)="(?!data:)', shown)
+    assert set(re.findall(r'href="(https?://[^/"]*)', shown)) <= {"https://arxiv.org"}
+    assert not re.search(r"url\(|@import", shown)
+    assert str(folder) not in page
+    assert "default-src 'none'" in html.unescape(page)
+    assert (folder / "study.html").stat().st_size < 3e6
+
+
+# ---- escaping -----------------------------------------------------------------------------------
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small(), fail=1)
+    rows = read_table(out)
+    for row in rows:
+        hostile = {"data.name": HOSTILE if row["defense"] == "none" else row["data.name"]}
+        row.update({**hostile, "adaptive_warnings": HOSTILE, "versions": json.dumps({"fedsim": HOSTILE})})
+        if row["defense"] is not None:
+            row["defenses.0.name"] = row["defense"] = HOSTILE if row["defense"] != "none" else "none"
+    write_table(rows, out)
+    page = write_page(out, name=HOSTILE, about=HOSTILE).read_text(encoding="utf-8")
+    assert "<b onmouseover" not in page
+    assert "49" not in re.findall(r"<h1>(.*?)</h1>", page)[0]
+    assert page.count("</script>") == page.count("<script") == 4
+    data = embedded(page, "data")
+    assert data["name"] == HOSTILE
+    assert HOSTILE in str(data["tables"]["rows"]["columns"]["data.name"])
+
+
+@given(st.text())
+def test_json_in_a_script_element_comes_back_and_cannot_end_it(text: str) -> None:
+    found = str(script_json({"text": text}))
+    assert not set(found) & set("<>&\u2028\u2029")
+    assert json.loads(found) == {"text": text}
+
+
+def test_the_library_cannot_end_its_element() -> None:
+    assert "</script" not in library().lower()
+    assert "<!--" not in library()
+
+
+# ---- figures ------------------------------------------------------------------------------------
+
+
+def test_every_figure_is_there_in_every_format_and_linked(folder: Path, page: str) -> None:
+    found = {path.name for path in (folder / "figures").iterdir()}
+    assert found == {f"{name}.{end}" for name in ("tradeoff", "strength", "rounds") for end in MAGIC}
+    for name in found:
+        content = (folder / "figures" / name).read_bytes()
+        assert content.startswith(MAGIC[name.rpartition(".")[2]])
+        assert len(content) > 5000
+        assert f'href="figures/{name}"' in page
+    svg = (folder / "figures" / "tradeoff.svg").read_text(encoding="utf-8")
+    assert "fashion_mnist · dirichlet, alpha 0.3" in svg
+    assert not re.search(r"#0b0b0|#0[1-8]0[1-8]0[1-8]|var\(", svg)
+
+
+def test_plots_are_vega_lite_and_share_their_data(page: str) -> None:
+    plots, data = embedded(page, "plots"), embedded(page, "data")
+    assert len([key for key in plots["plots"] if key.startswith("tradeoff")]) == 4
+    assert len([key for key in plots["plots"] if key.startswith("strength")]) == 12
+    assert len(plots["specs"]) == 1 + 3 + 1
+    for spec in plots["specs"].values():
+        alt.Chart.from_dict(spec).to_dict()
+        assert '"values"' not in json.dumps(spec)
+    assert set(data["sets"]) == {"points", "steps", "curves", "ends"}
+    assert data["sets"]["points"]["size"] == 2 * 2 * (1 + 3 * 3) * 2
+    assert "var(--series-0)" in json.dumps(plots)
+
+
+def test_seeds_are_pooled_over_images(content: Content) -> None:
+    for point in content.points:
+        clients = [content.store.values(row, point.attacker) for row in point.rows]
+        images = [value for by_client in clients for values in by_client.values() for value in values]
+        assert point.leakage == pytest.approx(np.mean(images))
+        assert point.n == len(images) == len(TRUTHS) * len(point.seeds)
+        assert point.quality == pytest.approx(np.mean([row["accuracy"] for row in point.rows]))
+        assert point.low is not None
+        assert point.high is not None
+        assert point.low <= point.leakage <= point.high
+        assert point.blind == BLIND
+
+
+def test_a_front_point_of_the_page_is_one_of_the_plot(content: Content) -> None:
+    words = content.figures.tradeoff[0].words
+    assert words.startswith("Nothing beats, if the attacker knows the defence: noising std = 1 (SSIM 0.")
+    assert "Nothing beats, if the attacker ignores the defence" in words
+
+
+def beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return one[0] <= other[0] and one[1] >= other[1] and one != other
+
+
+@given(st.lists(st.tuples(NUMBERS, NUMBERS), max_size=12))
+def test_the_front_is_what_no_other_beats(points: list[tuple[float, float]]) -> None:
+    found = front(points)
+    slowly = {i for i, point in enumerate(points) if not any(beats(other, point) for other in points)}
+    assert set(found) == slowly
+    assert len(found) == len(slowly)
+    assert [points[i] for i in found] == sorted(points[i] for i in found)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.1))
+def test_labels_keep_their_order_and_distance(values: list[float], gap: float) -> None:
+    found = spread_out(values, gap, 1.0)
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    assert all(found[b] - found[a] >= gap - 1e-9 for a, b in pairwise(order))
+    assert max(found) <= 1.0
+
+
+@given(st.integers(1, 1000), st.integers(2, 80))
+def test_thinned_rounds_end_with_the_last(count: int, most: int) -> None:
+    rounds = list(range(count))
+    found = thinned(rounds, most)
+    assert found[-1] == rounds[-1]
+    assert found[0] == 0
+    assert len(found) <= most + 1
+
+
+def test_the_band_holds_the_fit_and_is_nothing_for_images_alike() -> None:
+    generator = np.random.default_rng(0)
+    sizes = [generator.integers(1, 4, size=20), np.ones(20, dtype=int)]  # uneven clients, and even ones
+    scores = [[generator.normal(0.5, 0.1, size=n) for n in of] for of in sizes]
+    low, high = band(scores, 0.5, seed=1)
+    assert all(a < 0.5 + 0.1 and b > 0.5 - 0.1 and 0 < b - a < 0.3 for a, b in zip(low, high, strict=True))
+    flat = [[np.array([0.3])] * 5, [np.array([0.2])] * 5]
+    assert band(flat, 0.9, seed=1) == ([0.3, 0.2], [0.3, 0.2])
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def test_few_pictures_of_the_same_image_tell_the_story(page: str, content: Content) -> None:
+    for album in page.split('<div class="album"')[1:]:
+        strip = album.split("</table>")[0]
+        assert strip.count("data:image/png") == 1 + 2 * 4  # truth; two attackers, no defence and 3 strengths
+        assert 'class="leaked"' in strip
+    per_strength = len(content.layout.panels) * 2
+    assert per_strength <= MOST
+
+
+def test_large_pictures_are_reduced() -> None:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), "red").save(buffer, format="PNG")
+    with Image.open(io.BytesIO(reduced(buffer.getvalue()))) as image:
+        assert image.size == (SIDE, SIDE * 2 // 3)
+
+
+def test_without_pictures_the_section_says_so(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small(keep="figures"), pictures=False)
+    page = write_page(out).read_text(encoding="utf-8")
+    assert "No pictures were kept" in page
+    assert "data:image/png" not in page
+    assert "No defence of this study makes a differential privacy promise" in page
+    assert f"<h1>{tmp_path.name}</h1>" in page
+
+
+# ---- settings and series ------------------------------------------------------------------------
+
+
+def test_what_a_data_set_tells_is_not_told_again() -> None:
+    shared = {"attack": "idlg", "defense": "masking(p=0.1)", "defenses.0.name": "masking"}
+    rows = [
+        {
+            **shared,
+            "data.name": data,
+            "model.name": model,
+            "partition.name": partition,
+            "partition.alpha": alpha,
+        }
+        for data, model in (("mnist", "lenet"), ("cifar10", "resnet20"))
+        for partition, alpha in (("iid", None), ("dirichlet", 0.1))
+    ]
+    layout = Layout(rows)
+    assert layout.factors == {"Data": ["mnist", "cifar10"], "Partition": ["IID", "dirichlet, alpha 0.1"]}
+    assert [layout.panel(row).number for row in rows] == [0, 1, 2, 3]
+    assert layout.panel({**shared, "data.name": "cifar10", "partition.name": "iid"}).number == 2
+
+
+def test_attacks_have_panels_of_their_own_but_train_once(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small(), attacks=("idlg", "dlg"))
+    content = read_content(out)
+    assert [panel.title for panel in content.layout.panels] == ["iDLG", "DLG"]
+    assert len(content.layout.places) == 1
+    assert len(content.figures.rounds) == 1
+    assert len(content.figures.strength) == 2
+
+
+def test_variants_are_series_and_strengths_are_ordered() -> None:
+    def row(**options: Any) -> dict[str, Any]:
+        own = {f"defenses.0.{key}": value for key, value in options.items()}
+        return {"attack": "idlg", "defense": options["name"], **own}
+
+    rows = [
+        row(name="noising", std=0.1, distribution="gaussian"),
+        row(name="noising", std=0.01, distribution="laplace"),
+        row(name="clipping", norm=1.0),
+        row(name="clipping", norm=0.1),
+        row(name="quantizing", dtype="fp16"),
+        row(name="quantizing", dtype="int8"),
+        {"attack": "idlg", "defense": "none"},
+    ]
+    found = [Defences(rows).of(one) for one in rows]
+    assert [one.series for one in found[:2]] == ["noising (gaussian)", "noising (laplace)"]
+    assert [one.strength for one in found[2:6]] == ["norm = 1", "norm = 0.1", "dtype = fp16", "dtype = int8"]
+    assert found[2].order < found[3].order
+    assert found[6].series == "no defence"
+
+
+# ---- the rest -----------------------------------------------------------------------------------
+
+
+def test_defences_without_a_scale_are_told_by_what_leaked(tmp_path: Path) -> None:
+    quantizing = {"defenses.0.name": ["quantizing"], "defenses.0.dtype": ["fp16", "int8"]}
+    chain = {
+        "defenses": [[{"name": "clipping", "norm": 1.0}, {"name": "noising"}]],
+        "defenses.1.std": [0.01, 1.0],
+    }
+    study = small(grids=({"defenses": [[]]}, quantizing, chain))
+    out = write_sample_study(tmp_path, study, attacks=("idlg", "dlg"))
+    page = html.unescape(write_page(out).read_text(encoding="utf-8"))
+    assert (
+        "Quantizing: to the one who knows it leaked 8 of 8 images at dtype = fp16 and 8 of 8 images" in page
+    )
+    assert "No strength of clipping + noising that was tried keeps the images" in page
+    assert "Clipping + noising, in both settings: std = 0.01 keeps images" in page
+    assert "noising std = 1" in page
+    assert "clipping norm" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_a_study_without_attacks_still_has_a_page(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small(), attacks=())
+    page = write_page(out, name="trained").read_text(encoding="utf-8")
+    assert "No cell of this study has been attacked yet." in page
+    assert 'id="rounds"' in page
+    assert 'id="tradeoff"' not in page
+
+
+def test_a_study_of_which_nothing_finished_lists_why(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small(), fail=3)
+    page = write_page(out).read_text(encoding="utf-8")
+    assert page.count("worker died &lt;twice&gt;") == 3
+    assert "No cell with an attack has finished." in page
+
+
+def test_models_without_an_accuracy_are_judged_by_their_loss(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small())
+    rows = read_table(out)
+    write_table([{**row, "accuracy": None} for row in rows], out)
+    page = write_page(out).read_text(encoding="utf-8")
+    assert "Held-out loss against leakage" in page
+    assert '"reverse":true' in page
+
+
+def test_clients_beside_defended_ones_are_no_undefended_federation(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small())
+    rows = read_table(out)
+    beside = [{**row, "defense": "none"} for row in rows if row.get("defenses.0.p") == 0.9]
+    write_table(rows + beside, out)
+    content = read_content(out)
+    told = {point.defended.strength for point in content.points if point.defended.series == "no defence"}
+    assert told == {"", "beside masking"}
+    page = write_page(out).read_text(encoding="utf-8")
+    assert "Without a defence 4 of 4 images leaked" in page
+
+
+def test_without_a_baseline_there_is_no_threshold(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small())
+    write_table([{**row, "blind_ssim_affine_p99": None} for row in read_table(out)], out)
+    page = write_page(out).read_text(encoding="utf-8")
+    assert "No defence was tried at two strengths or more against a known bound" in page
+    assert 'id="tradeoff"' in page
+    assert 'id="strength"' not in page
+
+
+def test_columns_come_back_as_rows() -> None:
+    rows = [{"a": 1, "b": "x", "c": float("nan")}, {"a": 2, "b": "x", "c": 0.123456789}]
+    found = columns(rows, 3)
+    assert found == {"size": 2, "columns": {"a": [1, 2], "b": {"all": "x"}, "c": [None, 0.123]}}
+
+
+def test_report_writes_the_page_again_under_its_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (folder / "study.html").read_bytes()
+    (folder / "study.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "study.html")
+    assert (folder / "study.html").read_bytes() == before
+
+
+def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no results\.parquet"):
+        write_page(tmp_path)
