@@ -194,8 +194,8 @@ def _add_attack(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    command = _command(commands, "report", "write report.html of a run again")
-    command.add_argument("run", metavar="RUN", help="a run folder")
+    command = _command(commands, "report", "write the page of a run or a study again")
+    command.add_argument("run", metavar="RUN", help="the folder of a run or a study")
 
 
 def _add_diagnose(commands: Any) -> None:

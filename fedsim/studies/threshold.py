@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
+from fedsim.errors import InputError
 from fedsim.seeds import derive
 from fedsim.studies.cells import CELLS
 from fedsim.studies.strength import STRENGTHS
@@ -110,7 +111,8 @@ def thresholds(
     Leakage at a strength is the `quantile` of the images' `metric` (SSIM after the best brightness and
     contrast). `bound` is by default what a guess that saw no gradient stays below 99 times of 100 on the same
     images (the cell's blind baseline): an image that scores less cannot be told from a guess. Strengths are
-    the study's; a defence with fewer than two of them has no threshold. Seeds are pooled.
+    the study's; a defence with fewer than two of them has no threshold. Seeds are pooled. Raises InputError
+    where neither a bound nor a baseline is known.
     """
     scores = _Scores(folder, metric)
     answers = [
@@ -230,8 +232,13 @@ def _accuracy(rows: Sequence[Row]) -> float | None:
 def _bound(bound: float | None, group: _Group) -> float:
     if bound is not None:
         return bound
-    blind = [row["blind_ssim_affine_p99"] for rows in group.rows.values() for row in rows]
-    return float(max(value for value in blind if value is not None))
+    blind = [row.get("blind_ssim_affine_p99") for rows in group.rows.values() for row in rows]
+    known = [float(value) for value in blind if value is not None]
+    if not known:
+        raise InputError(
+            "bound: nothing is known of a blind guess on these data; allowed: a number, --bound 0.5"
+        )
+    return max(known)
 
 
 class _Scores:

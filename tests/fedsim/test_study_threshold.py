@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from fedsim.errors import InputError
 from fedsim.studies.threshold import interval, monotone, smallest, thresholds
 
 Array = NDArray[np.float64]
@@ -101,6 +102,17 @@ def test_clipping_is_stronger_where_its_norm_is_smaller_and_seeds_are_pooled(tmp
     assert naive.accuracy == pytest.approx(0.115)
     assert adaptive.strength is adaptive.low is adaptive.high is adaptive.accuracy is None
     assert thresholds(rows, tmp_path, metric="ssim", bound=0.46)[1].strength == 1.0
+
+
+def test_without_a_baseline_the_bound_is_asked_for(tmp_path: Path) -> None:
+    rows = []
+    for p in (0.1, 0.5):
+        write_scores(tmp_path, str(p), "masking", 0.9, 0.9)
+        changes = {"defenses.0.name": "masking", "defenses.0.p": p}
+        rows.append({**row(str(p), **changes), "blind_ssim_affine_p99": None})
+    with pytest.raises(InputError, match=r"bound: nothing is known of a blind guess"):
+        thresholds(rows, tmp_path)
+    assert thresholds(rows, tmp_path, bound=0.95)[0].strength == 0.1
 
 
 def test_each_setting_and_each_link_of_a_chain_has_its_own_threshold(tmp_path: Path) -> None:

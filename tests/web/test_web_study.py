@@ -249,12 +249,12 @@ def test_everything_can_be_reached_and_is_seen_to_be(opened: Any) -> None:
 def test_a_tooltip_tells_strength_seeds_images_and_interval(opened: Any) -> None:
     choose(opened, "attacker", "knows the defence")
     choose(opened, "series", "noising")
-    scroll = "document.querySelector('[data-plot=tradeoff-0]').scrollIntoView({behavior: 'instant'})"
-    opened.execute_script(scroll)
+    panel = opened.find_element("css selector", "[data-plot=tradeoff-0]")
+    opened.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", panel)
 
     def hovered(browser: Any) -> Any:
         # The plot may just be drawn again for the filters: a mouse that moves again meets the new marks.
-        mark = browser.find_element("css selector", "[data-plot=tradeoff-0] .mark-symbol.role-mark path")
+        mark = panel.find_element("css selector", ".mark-symbol.role-mark path")
         ActionChains(browser).move_by_offset(1, 1).move_to_element(mark).perform()
         tips = browser.find_elements("css selector", "#vg-tooltip-element.visible")
         return tips[0] if tips and tips[0].text else None
