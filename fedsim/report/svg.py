@@ -58,10 +58,11 @@ def to_svg(chart: Chart) -> Markup:
 
 
 def _configured(chart: Any) -> Any:
-    return chart.configure(**_config())
+    return chart.configure(**config())
 
 
-def _config() -> dict[str, Any]:
+def config() -> dict[str, Any]:
+    """Return Vega-Lite's configuration: the look of every chart."""
     axis = {
         "labelColor": MUTED,
         "titleColor": MUTED,

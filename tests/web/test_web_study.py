@@ -3,13 +3,11 @@
 import itertools
 import json
 import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import resize, start
+from chromium import resize
 from sample_study import sample_study, write_sample_study
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.action_chains import ActionChains
@@ -45,31 +43,21 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(out, name="sample", about="Two data sets, two partitions, two seeds.")
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        browser = start(profile)
-        try:
-            yield browser
-        finally:
-            browser.quit()
-
-
 def ready(browser: Any) -> None:
     drawn = "return document.documentElement.dataset.ready"
     WebDriverWait(browser, 60).until(lambda b: b.execute_script(drawn))
 
 
 @pytest.fixture
-def opened(chromium: Any, study: Path) -> Any:
-    resize(chromium, 1280)
-    chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    chromium.get("about:blank")
+def opened(browser: Any, study: Path) -> Any:
+    resize(browser, 1280)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+    browser.get("about:blank")
     for log in ("browser", "performance"):
-        chromium.get_log(log)
-    chromium.get(study.as_uri())
-    ready(chromium)
-    return chromium
+        browser.get_log(log)
+    browser.get(study.as_uri())
+    ready(browser)
+    return browser
 
 
 def choose(browser: Any, name: str, text: str) -> None:
@@ -266,19 +254,19 @@ def test_a_tooltip_tells_strength_seeds_images_and_interval(opened: Any) -> None
     assert re.search(r"Mean SSIM \d\.\d\d \(\d\.\d\d to \d\.\d\d\)", words)
 
 
-def test_hostile_names_are_text_to_the_browser(chromium: Any, tmp_path: Path) -> None:
+def test_hostile_names_are_text_to_the_browser(browser: Any, tmp_path: Path) -> None:
     name = "</script><img src=x onerror=document.title='owned'>"
     grids = ({"defenses": [[]]}, {"defenses.0.name": ["masking"], "defenses.0.p": [0.1, 0.9]})
     axes = {"data.name": ["mnist", "fashion_mnist"], "seed": [1]}
     out = write_sample_study(tmp_path, sample_study(axes=axes, grids=grids))
     rows = read_table(out)
     write_table([{**row, "data.name": name if row["data.name"] == "mnist" else "other"} for row in rows], out)
-    chromium.get(write_page(out, name=name, about=name).as_uri())
-    ready(chromium)
-    assert chromium.title.startswith(name)
-    assert chromium.find_element("tag name", "h1").text == name
-    labels = [label.text for label in chromium.find_elements("css selector", ".panel .label")]
+    browser.get(write_page(out, name=name, about=name).as_uri())
+    ready(browser)
+    assert browser.title.startswith(name)
+    assert browser.find_element("tag name", "h1").text == name
+    labels = [label.text for label in browser.find_elements("css selector", ".panel .label")]
     assert name in labels
-    choose(chromium, "factor", name)
-    assert count(chromium, ROWS, "thresholds") == 2
-    assert chromium.execute_script("return document.querySelectorAll('img:not([alt])').length") == 0
+    choose(browser, "factor", name)
+    assert count(browser, ROWS, "thresholds") == 2
+    assert browser.execute_script("return document.querySelectorAll('img:not([alt])').length") == 0

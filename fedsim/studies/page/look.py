@@ -7,7 +7,8 @@ from typing import Any
 
 import altair as alt
 
-from fedsim.report.svg import ADAPTIVE, INK, MUTED, NAIVE, RULE
+from fedsim.report import svg
+from fedsim.report.svg import ADAPTIVE, INK, MUTED, NAIVE
 from fedsim.studies.page import palette
 from fedsim.studies.page.points import Quality
 
@@ -85,26 +86,11 @@ def padded(values: Sequence[float], least: float | None, most: float | None) -> 
 
 
 def config(background: str = "transparent") -> dict[str, Any]:
-    """Return Vega-Lite's configuration: the look of the report's charts."""
-    axis = {
-        "labelColor": MUTED,
-        "titleColor": MUTED,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "titlePadding": 8,
-        "labelPadding": 6,
-        "domain": False,
-        "ticks": False,
-        "gridColor": RULE,
-    }
-    return {
-        "font": "sans-serif",
-        "aria": False,
+    """Return Vega-Lite's configuration: the look of the report's charts, a little closer."""
+    shared = svg.config()
+    return shared | {
         "background": background,
-        "padding": 4,
-        "view": {"stroke": None},
-        "axis": axis,
+        "axis": shared["axis"] | {"labelFontSize": 12, "titleFontSize": 12, "titlePadding": 8},
         "title": {"color": INK, "fontSize": 13, "anchor": "start", "subtitleColor": MUTED, "offset": 10},
         "legend": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontWeight": "normal"},
     }
