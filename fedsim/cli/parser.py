@@ -62,8 +62,8 @@ The same command goes on where an earlier one was cut off. How a study is writte
 """
 _THRESHOLD = """\
 examples:
-  fedsim threshold runs/studies/quick
-  fedsim threshold runs/studies/quick --bound 0.3 --quantile 1 --json
+  fedsim threshold runs/studies/kim_park-quick
+  fedsim threshold runs/studies/kim_park-quick --bound 0.3 --quantile 1 --json
 """
 
 

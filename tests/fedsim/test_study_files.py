@@ -137,5 +137,7 @@ def test_flat_keys() -> None:
 def test_every_bundled_study_has_cells_that_can_be_run() -> None:
     bundled = dict(bundled_studies())
     assert "kim_park/quick" in bundled
+    folders = {read_study(path).name for path in bundled.values()}
+    assert len(folders) == len(bundled)  # by default each has a folder of its own
     for path in bundled.values():
         assert len(cells_of(read_study(path), Path("runs"))) > 1
