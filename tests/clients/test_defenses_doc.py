@@ -12,10 +12,11 @@ from fedsim.engines.inline import InlineGrid
 from fedsim.options import option_names
 
 PAGE = (Path(__file__).parents[2] / "docs" / "defenses.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 
 def test_the_example_is_a_flower_app_that_learns_with_its_updates_clipped(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (code,) = [block for block in EXAMPLES if "ClientApp" in block]
     names = {}
     exec(code, names)
     replies = []
@@ -42,3 +43,10 @@ def test_the_example_is_a_flower_app_that_learns_with_its_updates_clipped(capsys
 def test_every_defence_and_option_is_documented(entry):
     row = next(line for line in PAGE.splitlines() if re.match(rf"\| \[?`{entry.name}`", line))
     assert all(f"`{option}`" in row for option in option_names(DEFENSES.resolve(entry.name)))
+
+
+def test_the_promise_is_printed_as_the_document_says(capsys):
+    (code,) = [block for block in EXAMPLES if "account(" in block]
+    exec(code, {})
+    told = code.rpartition("# ")[2].strip().split(", ")
+    assert capsys.readouterr().out.splitlines() == told
