@@ -20,18 +20,6 @@ def combinations(study: Study) -> Iterator[Overrides]:
                 yield found
 
 
-def varied(study: Study) -> list[str]:
-    """Return the keys that take more than one value over the study, in order."""
-    values: dict[str, list[Any]] = {}
-    cells = list(combinations(study))
-    for cell in cells:
-        for key, value in cell.items():
-            known = values.setdefault(key, [])
-            if value not in known:
-                known.append(value)
-    return [key for key, known in values.items() if len(known) > 1 or any(key not in c for c in cells)]
-
-
 def _products(axes: Axes, zipped: tuple[tuple[str, ...], ...]) -> Iterator[Overrides]:
     bundles = _bundles(axes, zipped)
     choices = [list(zip(*(axes[key] for key in keys), strict=True)) for keys in bundles]

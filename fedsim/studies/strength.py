@@ -1,7 +1,7 @@
 """What makes each defence stronger."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Strength(NamedTuple):
@@ -19,14 +19,3 @@ STRENGTHS: Mapping[str, Strength] = {
     "clipping": Strength("norm", False),
     "dpsgd": Strength("noise_multiplier", True),
 }
-
-
-def strength_keys(rows: list[dict[str, Any]]) -> dict[str, Strength]:
-    """Return the key of each defence's strength in the rows of a study: `defenses.0.p` -> its direction."""
-    found = {}
-    for row in rows:
-        for key, name in row.items():
-            if key.startswith("defenses.") and key.endswith(".name") and name in STRENGTHS:
-                strength = STRENGTHS[name]
-                found[f"{key.removesuffix('name')}{strength.option}"] = strength
-    return found
