@@ -18,6 +18,8 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--hide-scrollbars",
+    # A click that waits for a smooth scroll misses what it aims at on a busy machine.
+    "--force-prefers-reduced-motion",
 )
 
 

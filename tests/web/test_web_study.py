@@ -118,7 +118,7 @@ def test_the_attacker_filters_plots_and_tables(opened: Any) -> None:
     assert count(opened, MARKS, "tradeoff") == marks // 2
     status = opened.find_element("class name", "status").text
     assert status.startswith(f"{8 + (rows - 8) // 2} of {rows} rows")
-    opened.find_element("css selector", ".filters [type=reset]").click()
+    opened.find_element("css selector", ".filters [type=reset]").send_keys(Keys.ENTER)
     WebDriverWait(opened, 10).until(lambda b: count(b, ROWS, "rows") == rows)
     assert count(opened, MARKS, "tradeoff") == marks
 
