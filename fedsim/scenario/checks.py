@@ -57,7 +57,7 @@ def _threat_model(scenario: Scenario) -> None:
 def _task(scenario: Scenario) -> None:
     """Refuse a model of another task, and what is made for classifiers only."""
     diffusion, model = scenario.task.name == "diffusion", scenario.model.name
-    known = {entry.name for entry in MODELS if entry.target.startswith("fedsim.models.")}
+    known = MODELS.built_in()
     fitting = known & DENOISERS if diffusion else known - DENOISERS
     if model in known - fitting or (diffusion and model.startswith("torchvision:")):
         names = ", ".join(map(repr, sorted(fitting)))
