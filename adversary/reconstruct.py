@@ -116,8 +116,8 @@ def _status(images: Tensor, converged: bool) -> Status:
 
 def _with_facts(problem: Problem, results: list[Reconstruction]) -> list[Reconstruction]:
     """Add what says how far a reconstruction can be trusted: equations, unknowns, length of the gradient."""
-    squares = [value.flatten(1).square().sum(dim=1) for value in problem.target.values()]
-    signals = torch.stack(squares).sum(dim=0).sqrt().tolist()
+    lengths = [torch.linalg.vector_norm(value.flatten(1), dim=1) for value in problem.target.values()]
+    signals = torch.linalg.vector_norm(torch.stack(lengths), dim=0).tolist()
     facts = zip(results, independent_equations(problem), signals, strict=True)
     return [
         replace(result, equations=equations, unknowns=unknowns(problem), signal=signal)
