@@ -320,6 +320,20 @@ def test_attacks_have_panels_of_their_own_but_train_once(tmp_path: Path) -> None
     assert len(content.figures.strength) == 2
 
 
+def test_defences_of_one_strength_are_learnt_in_one_panel_a_place(tmp_path: Path) -> None:
+    axes = {"data.name": ["fashion_mnist"], "seed": [1], "strategy.name": ["fedavg", "fedmedian"]}
+    chains: list[Any] = [[], [{"name": "masking", "p": 0.1}], [{"name": "noising", "std": 0.1}]]
+    out = write_sample_study(tmp_path, small(axes=axes, grids=({"defenses": chains},)), attacks=())
+    content = read_content(out)
+    plots = content.figures.rounds
+    assert [plot.title for plot in plots] == ["FedAvg", "FedMedian"]
+    ends = plots[0].rows(content.figures.data)["ends"]
+    assert [row["name"] for row in ends] == ["no defence", "masking, p = 0.1", "noising, std = 0.1"]
+    assert all(f"{row['name']} " in plots[0].words for row in ends)
+    drawn = {(row["series"], row["strength"]) for row in plots[0].rows(content.figures.data)["curves"]}
+    assert len(drawn) == 3
+
+
 def test_variants_are_series_and_strengths_are_ordered() -> None:
     def row(**options: Any) -> dict[str, Any]:
         own = {f"defenses.0.{key}": value for key, value in options.items()}

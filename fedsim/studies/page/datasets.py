@@ -6,7 +6,7 @@ from typing import Any
 from fedsim.report.words import interval, number, plural
 from fedsim.studies.page.look import WHO, Look
 from fedsim.studies.page.points import Point, Quality
-from fedsim.studies.page.rounds import Line
+from fedsim.studies.page.rounds import Line, told_apart
 from fedsim.studies.page.series import NO_DEFENSE
 from fedsim.studies.page.steps import Curve
 
@@ -98,6 +98,7 @@ def _end_rows(place: int, lines: Sequence[Line], look: Look, height: int) -> Row
             "place": line.place.number,
             "series": line.defended.series,
             "strength": line.defended.strength or line.defended.series,
+            "name": told_apart(line, lines),
             "round": line.rounds[-1],
             "quality": line.mean[-1],
             "label": label,

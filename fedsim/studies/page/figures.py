@@ -14,7 +14,7 @@ from fedsim.studies.page.front import front
 from fedsim.studies.page.layout import Layout, Panel
 from fedsim.studies.page.look import WHO, Chart, Look, padded
 from fedsim.studies.page.points import Point, Quality
-from fedsim.studies.page.rounds import Line, learnt
+from fedsim.studies.page.rounds import Line, learnt, told_apart
 from fedsim.studies.page.series import NO_DEFENSE
 from fedsim.studies.page.steps import Curve
 from fedsim.studies.page.words import curve_words, where
@@ -178,15 +178,14 @@ def _strength(place: int, curve: Curve) -> Plot:
 
 def _rounds(place: int, panel: Panel, series: str, lines: Sequence[Line], quality: Quality) -> Plot:
     last = max(line.rounds[-1] for line in lines)
-    told = [
-        f"{line.defended.strength or line.defended.series} {quality.text(line.mean[-1])}" for line in lines
-    ]
-    shared = {"place": panel.number, "series": sorted({series, NO_DEFENSE})}
+    told = [f"{told_apart(line, lines)} {quality.text(line.mean[-1])}" for line in lines]
+    of = f" of {series}" if series else ""
+    shared = {"place": panel.number, "series": sorted({line.defended.series for line in lines})}
     return Plot(
         key=f"rounds-{place}",
         like=f"rounds {last}",
-        title=where(series, panel.title),
-        words=f"{quality.title} of {series} at the end, round {last}: {', '.join(told)}.",
+        title=where(series, panel.title) if series else panel.title,
+        words=f"{quality.title}{of} at the end, round {last}: {', '.join(told)}.",
         draw=partial(_draw_rounds, last=last),
         match={"curves": shared, "ends": {"plot": place}},
         height=HEIGHTS["rounds"],

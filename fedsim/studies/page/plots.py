@@ -140,18 +140,19 @@ def rounds(data: Any, ends: Any, look: Look, last: int) -> Chart:
     width = alt.StrokeWidth("rank:Q", scale=alt.Scale(domain=[0, 1], range=[1.2, 2.8]), legend=None)
     told = {"series": "Defence", "strength": "Strength", "round": "Round"}
     tips = _tips({**told, "told_quality": look.quality.title, "seeds": "Seeds"})
-    base = alt.Chart(data).encode(x=x, y=y, color=colour, detail="strength:N")
-    text = alt.Chart(ends).mark_text(color=INK, align="left", dx=9, fontSize=11)
+    base = alt.Chart(data).encode(x=x, y=y, color=colour, detail=["series:N", "strength:N"])
+    shape, label = look.defence(alt.Shape, look.shapes()), look.quality_axis("label:Q", None, look.learning)
+    end = alt.Chart(ends).encode(x=x)
     return alt.layer(
         base.transform_filter("datum.seeds > 1")
         .mark_area(opacity=0.1)
         .encode(y=look.quality_axis("quality_low:Q", None, look.learning), y2="quality_high:Q"),
         base.mark_line().encode(opacity=opacity, strokeWidth=width),
         base.mark_point(filled=True, size=28, opacity=0).encode(tooltip=tips),
-        alt.Chart(ends)
-        .mark_point(filled=True, size=45, opacity=1)
-        .encode(x=x, y=y, color=colour, shape=look.defence(alt.Shape, look.shapes())),
-        text.encode(x=x, y=look.quality_axis("label:Q", None, look.learning), text="strength:N"),
+        end.mark_point(filled=True, size=45, opacity=1).encode(y=y, color=colour, shape=shape),
+        # Beside its name again: names of lines that end together stand apart.
+        end.mark_point(filled=True, size=25, opacity=1, xOffset=12).encode(y=label, color=colour, shape=shape),
+        end.mark_text(color=INK, align="left", dx=20, fontSize=11).encode(y=label, text="name:N"),
     )
 
 

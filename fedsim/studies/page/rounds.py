@@ -92,15 +92,29 @@ def _ranked(lines: Sequence[Line]) -> list[Line]:
 
 
 def learnt(lines: Sequence[Line]) -> list[tuple[Panel, str, list[Line]]]:
-    """Return the panels: each series of a place with its lines, the undefended beside them."""
-    found: dict[tuple[int, str], list[Line]] = {}
+    """Return the panels: each series of a place with its lines, the undefended beside them.
+
+    Where every defence has one strength, all of a place are in one panel, whose series is empty.
+    """
+    apart: dict[tuple[int, str], list[Line]] = {}
+    together: dict[int, list[Line]] = {}
     plain = {line.place.number: line for line in lines if line.defended.series == NO_DEFENSE}
     for line in lines:
+        together.setdefault(line.place.number, []).append(line)
         if line.defended.series != NO_DEFENSE:
-            found.setdefault((line.place.number, line.defended.series), []).append(line)
-    if not found:
+            apart.setdefault((line.place.number, line.defended.series), []).append(line)
+    if not apart:
         return [(line.place, NO_DEFENSE, [line]) for line in plain.values()]
+    if len(apart) > len(together) and all(len(members) == 1 for members in apart.values()):
+        return [(members[0].place, "", members) for members in together.values()]
     return [
         (members[0].place, series, [*([plain[place]] if place in plain else []), *members])
-        for (place, series), members in found.items()
+        for (place, series), members in apart.items()
     ]
+
+
+def told_apart(line: Line, panel: Sequence[Line]) -> str:
+    """Return what a line is called among those of its panel: its strength, its defence, or both."""
+    series, strength = line.defended.series, line.defended.strength
+    several = len({other.defended.series for other in panel} - {NO_DEFENSE}) > 1
+    return f"{series}, {strength}" if several and strength else strength or series
