@@ -143,15 +143,16 @@ def rounds(data: Any, ends: Any, look: Look, last: int) -> Chart:
     base = alt.Chart(data).encode(x=x, y=y, color=colour, detail=["series:N", "strength:N"])
     shape, label = look.defence(alt.Shape, look.shapes()), look.quality_axis("label:Q", None, look.learning)
     end = alt.Chart(ends).encode(x=x)
+    mark = end.encode(color=colour, shape=shape)
     return alt.layer(
         base.transform_filter("datum.seeds > 1")
         .mark_area(opacity=0.1)
         .encode(y=look.quality_axis("quality_low:Q", None, look.learning), y2="quality_high:Q"),
         base.mark_line().encode(opacity=opacity, strokeWidth=width),
         base.mark_point(filled=True, size=28, opacity=0).encode(tooltip=tips),
-        end.mark_point(filled=True, size=45, opacity=1).encode(y=y, color=colour, shape=shape),
+        mark.mark_point(filled=True, size=45, opacity=1).encode(y=y),
         # Beside its name again: names of lines that end together stand apart.
-        end.mark_point(filled=True, size=25, opacity=1, xOffset=12).encode(y=label, color=colour, shape=shape),
+        mark.mark_point(filled=True, size=25, opacity=1, xOffset=12).encode(y=label),
         end.mark_text(color=INK, align="left", dx=20, fontSize=11).encode(y=label, text="name:N"),
     )
 
