@@ -61,7 +61,8 @@ def build_problem(
     names = [name for name, _ in model.named_parameters()]
     unit = unit_of(captures[0].upload, learning_rate, steps)
     updates = _updates(captures, weights, names)
-    knowledge = None if defenses is None else _knowledge(defenses, unit)
+    one_step = unit_of(captures[0].upload, learning_rate)
+    knowledge = None if defenses is None else _knowledge(defenses, one_step)
     target = {name: torch.stack([update[name] for update in updates]) / unit for name in names}
     statistics = observed_statistics(captures, weights, model, own=own_statistics, steps=steps)
     return Problem(

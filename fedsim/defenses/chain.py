@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsim.defenses import DEFENSES
-from fedsim.defenses.upload import Adaptive, Defense, Upload, Values
+from fedsim.defenses.upload import Adaptive, Defense, Upload, Values, identity
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,11 @@ class Chain:
         """Return the counters composed in order; None if any defence has none.
 
         Noise adds in quadrature (as if nothing after it shrank it). What a later noise fills can no longer be
-        told from the rest, so that `present` and `slack` of a defence are used only where no noise follows.
+        told from the rest, so that `present` and `slack` of a defence are used only where no noise follows;
+        that of training (DP-SGD) comes before all of them, wherever it stands.
         """
-        counters = [defense.adaptive(unit) for defense in self.defenses]
+        in_order = sorted(self.defenses, key=lambda defense: not hasattr(defense, "private"))
+        counters = [defense.adaptive(unit) for defense in in_order]
         known = [counter for counter in counters if counter is not None]
         if len(known) < len(counters):
             return None
@@ -41,12 +43,19 @@ class Chain:
         masks = [counter.present for counter in clear if counter.present is not None]
         slacks = [counter.slack for counter in clear if counter.slack is not None]
         return Adaptive(
-            simulate=lambda values: reduce(lambda dummy, counter: counter.simulate(dummy), known, values),
+            simulate=_composed([counter.simulate for counter in known]),
             present=_intersection(masks) if masks else None,
             slack=_sum(slacks) if slacks else None,
             noise_std=math.hypot(*(counter.noise_std for counter in known)),
             scale_free=any(counter.scale_free for counter in known),
         )
+
+
+def _composed(steps: Sequence[Callable[[Values], Values]]) -> Callable[[Values], Values]:
+    acting = [step for step in steps if step is not identity]
+    if not acting:
+        return identity  # itself, by which attacks know that nothing is simulated
+    return lambda values: reduce(lambda dummy, step: step(dummy), acting, values)
 
 
 def _intersection(masks: Sequence[Callable[[Values], Values]]) -> Callable[[Values], Values]:

@@ -22,17 +22,18 @@ class DPSGD:
     """C > 0: the bound on the gradient of each example."""
     noise_multiplier: float
     """z >= 0: standard deviation of the noise on the sum, in units of C."""
-    batch_size: int = 1
-    """What the adaptive attacker takes for B (training itself takes the recipe's)."""
-    steps: int = 1
-    """What the adaptive attacker takes for the number of local steps."""
+    batch_size: int | None = None
+    """What the adaptive attacker takes for B: by default the recipe's, as training does; 1 without one."""
+    steps: int | None = None
+    """What the adaptive attacker takes for the number of local steps: by default the recipe's, or 1."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         require(0 < self.clip_norm < math.inf, "clip_norm", self.clip_norm, "clip_norm > 0")
         require(0 <= self.noise_multiplier < math.inf, "noise_multiplier", self.noise_multiplier, ">= 0")
-        require(self.batch_size >= 1, "batch_size", self.batch_size, "batch_size >= 1")
-        require(self.steps >= 1, "steps", self.steps, "steps >= 1")
+        for name in ("batch_size", "steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, name, value, f"{name} >= 1")
 
     @property
     def private(self) -> PrivateSGD:
@@ -49,5 +50,6 @@ class DPSGD:
         Exact for one example and one step. For larger batches the per-example scales cannot be had from a
         dummy gradient of the batch, and the direction is matched as if all were clipped alike.
         """
-        std = abs(unit) * self.noise_multiplier * self.clip_norm * math.sqrt(self.steps) / self.batch_size
+        batch, steps = self.batch_size or 1, self.steps or 1
+        std = abs(unit) * self.noise_multiplier * self.clip_norm * math.sqrt(steps) / batch
         return Adaptive(noise_std=std, scale_free=True)

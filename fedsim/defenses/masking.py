@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fedsim.defenses.upload import Adaptive, Upload, Values, nonzero
+from fedsim.defenses.upload import Adaptive, Upload, Values, identity, nonzero
 from fedsim.options import require
 
 
@@ -50,7 +50,7 @@ class Masking:
     def adaptive(self, unit: float) -> Adaptive:  # noqa: ARG002
         """Leave withheld entries out of the match: by the capture's masks, or where the upload is zero."""
         present = nonzero if self.fill == "zero" else None
-        return Adaptive(simulate=self._rescaled, present=present)
+        return Adaptive(simulate=self._rescaled if self.rescale else identity, present=present)
 
     @property
     def _scale(self) -> float:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.defenses.clipping import clip_to_norm
-from fedsim.defenses.upload import Adaptive, Upload, Values
+from fedsim.defenses.upload import Adaptive, Upload, Values, identity
 from fedsim.errors import InputError
 from fedsim.options import require
 
@@ -75,7 +75,8 @@ class Noising:
 
     def adaptive(self, unit: float) -> Adaptive:  # noqa: ARG002
         """Weigh the prior by the noise; after clipping, match the direction only."""
-        return Adaptive(simulate=self._clip, noise_std=self.sigma, scale_free=self.clip_norm is not None)
+        clips = self.clip_norm is not None
+        return Adaptive(simulate=self._clip if clips else identity, noise_std=self.sigma, scale_free=clips)
 
     def _clip(self, values: Values) -> dict[str, Tensor]:
         if self.clip_norm is None:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +16,7 @@ from fedsim.data.partition import partition_clients
 from fedsim.defenses import DEFENSES
 from fedsim.defenses.chain import describe
 from fedsim.defenses.upload import Defense
-from fedsim.options import build, option_names
+from fedsim.options import build
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import Scenario, Training
 from fedsim.seeds import numpy_generator
@@ -58,8 +57,7 @@ def cohorts_of(scenario: Scenario) -> Cohorts:
     for index, table in enumerate(scenario.defenses):
         where = f"defenses.{index}"
         factory = DEFENSES.resolve(table.name, f"{where}.name")
-        options = {**_known_of(factory, scenario.training), **table.options}
-        defenses.append(build(factory, options, where))
+        defenses.append(build(factory, table.options, where))
         members.append(_draw(clients, table.share, scenario.seed, index))
     return Cohorts(tuple(defenses), tuple(members))
 
@@ -163,13 +161,6 @@ def _task_at(path: str, text: str) -> Task:
     del text
     scenario = load_scenario(Path(path))
     return _task(scenario, dataset_of(scenario))
-
-
-def _known_of(factory: Any, training: Training) -> dict[str, int]:
-    """Return what a defence wants to know of the recipe and the scenario need not repeat (DP-SGD's batch)."""
-    steps = 1 if training.algorithm == "fedsgd" else training.steps or 1
-    known = {"batch_size": training.batch_size, "steps": steps}
-    return {name: known[name] for name in option_names(factory) if name in known}
 
 
 def _draw(clients: int, share: float, seed: int, index: int) -> np.ndarray | None:

@@ -78,6 +78,7 @@ def _plan_group(
         return
     job = _job(target, attack, group, further, threat, out)
     cohort, defenses = made.cohorts[first.name], _as_seen(chains.defenses(first), first)
+    defenses = tuple(_as_trained(table, job, target) for table in defenses)
     made.jobs.append(job)
     notes = [f"{1 + len(further)} rounds of the same batch joined"] if further else []
     notes += filter(None, [_steps_note(attack, first, job.steps)])
@@ -149,6 +150,13 @@ def _as_seen(defenses: Sequence[Mapping[str, Any]], capture: Capture) -> tuple[M
     """
     unmarked = {"fill": "zero"} if not capture.present else {}
     return tuple({**table, **(unmarked if table.get("fill") == "absent" else {})} for table in defenses)
+
+
+def _as_trained(table: Mapping[str, Any], job: AttackJob, target: Target) -> Mapping[str, Any]:
+    """Return a defence with what it leaves to the recipe: the steps of an upload, the examples of a step."""
+    batch = min(job.batch_size, target.scenario.training.batch_size)
+    known = {"steps": job.steps, "batch_size": batch}
+    return {**table, **{key: value for key, value in known.items() if table.get(key, value) is None}}
 
 
 def _not_adaptive(cohort: str, defenses: Sequence[Mapping[str, Any]], threat: ThreatModel) -> str:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from conftest import victim_of
 from torch import Tensor, nn
 
 from adversary.attacks.inverting import InvertingGradients
@@ -12,7 +13,10 @@ from adversary.depth import deep_parameters, observed_gradient, restricted, shal
 from adversary.metrics import psnr
 from adversary.optimizers.adam import adam, shifted, step_decay
 from adversary.problem import Problem, frozen_model
-from fedsim.defenses.upload import Adaptive
+from fedsim.defenses.masking import Masking
+from fedsim.defenses.noising import Noising
+from fedsim.defenses.pruning import Pruning
+from fedsim.defenses.upload import Adaptive, Defense
 from fedsim.tasks.classification import ClassificationTask
 
 SHAPE = (1, 8, 8)
@@ -57,6 +61,19 @@ def test_deep_are_those_behind_the_first_loss_of_resolution() -> None:
     # Where nothing is as large as the image, all are deep, and there is one stage.
     dense = problem_of(partial(flat), pictures(1), [1])
     assert deep_parameters(dense) == list(dense.target)
+
+
+def test_defences_that_leave_a_dummy_alone_leave_the_deep_layers_to_match() -> None:
+    victim = victim_of("convnet", 1, width=8)
+    known: list[tuple[Defense, ...]] = [
+        (),
+        (Masking(p=0.01),),
+        (Noising(std=0.01),),
+        (Pruning(fraction=0.1),),
+    ]
+    for defenses in known:
+        problem = victim.problem([victim.capture(victim.images[:1], victim.labels[:1], defenses)], defenses)
+        assert 0 < len(deep_parameters(problem)) < len(problem.target)
 
 
 def test_the_gradient_by_some_parameters_is_that_part_of_the_whole() -> None:

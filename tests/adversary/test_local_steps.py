@@ -20,7 +20,7 @@ from fedsim.defenses import DEFENSES
 from fedsim.errors import InputError
 from fedsim.options import build
 from fedsim.training import Recipe
-from fedsim.training.batches import draw_batches
+from fedsim.training.batches import draw_batches, number_of_batches
 
 
 @pytest.mark.parametrize(
@@ -186,3 +186,19 @@ def test_a_single_step_is_the_plain_gradient(victim: Victim) -> None:
     (evidence,) = problem.evidence()
     for name, value in unrolled(problem, images, labels, evidence).items():
         torch.testing.assert_close(value, problem.gradient(images, labels)[name])
+
+
+@pytest.mark.parametrize("upload", ["update", "gradient"])
+def test_the_noise_of_private_steps_adds_in_quadrature(upload: str) -> None:
+    recipe = Recipe(batch_size=4, epochs=3, learning_rate=0.5)
+    steps = number_of_batches(recipe, EXAMPLES)
+    private = build(
+        DEFENSES.resolve("dpsgd"),
+        {"clip_norm": 2.0, "noise_multiplier": 0.1, "batch_size": 4, "steps": steps},
+        "dpsgd",
+    )
+    knowledge = problem_of(recipe, defense=private, upload=upload).knowledge
+    rate = recipe.learning_rate if upload == "update" else 1.0
+    assert knowledge is not None
+    assert steps > 1
+    assert knowledge.noise_std == pytest.approx(rate * 0.1 * 2.0 / 4 * steps**0.5)

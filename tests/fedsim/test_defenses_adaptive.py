@@ -15,7 +15,7 @@ from fedsim.defenses.noising import Noising
 from fedsim.defenses.none import NoDefense
 from fedsim.defenses.pruning import Pruning
 from fedsim.defenses.quantizing import Quantizing
-from fedsim.defenses.upload import Adaptive, Upload
+from fedsim.defenses.upload import Adaptive, Upload, identity
 
 CHAINS = [
     (),
@@ -55,6 +55,25 @@ class Mark:
         if not self.counter:
             return None
         return Adaptive(simulate=lambda dummy: {n: 10 * v + self.digit for n, v in dummy.items()})
+
+
+def test_what_changes_no_dummy_is_not_simulated():
+    plain = (Masking(p=0.5), Pruning(fraction=0.5), Quantizing(dtype="int8"), Noising(std=0.1), NoDefense())
+    assert Chain(plain).adaptive(1.0).simulate is identity
+    for acting in (Masking(p=0.5, rescale=True), Clipping(norm=1.0)):
+        assert Chain((*plain, acting)).adaptive(1.0).simulate is not identity
+
+
+@pytest.mark.parametrize(
+    "other", [Masking(p=0.5, fill="zero"), Pruning(fraction=0.5), Quantizing(dtype="fp16")]
+)
+def test_the_noise_of_training_comes_before_all_else(other):
+    private, alone = DPSGD(clip_norm=1.0, noise_multiplier=0.1), other.adaptive(1.0)
+    for chain in ((private, other), (other, private)):
+        counter = Chain(chain).adaptive(1.0)
+        assert (counter.present is None) == (alone.present is None)
+        assert (counter.slack is None) == (alone.slack is None)
+        assert counter.noise_std == pytest.approx(0.1)
 
 
 def test_a_chain_applies_and_simulates_in_order():

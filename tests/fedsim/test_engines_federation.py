@@ -61,15 +61,6 @@ def test_cohorts_are_named_by_their_chain_and_drawn_one_by_one() -> None:
     assert [bool(alone.defense_of(c)) for c in range(40)] == ["clipping" in name for name in names]
 
 
-def test_dpsgd_is_told_the_recipe() -> None:
-    table = {"name": "dpsgd", "clip_norm": 1.0, "noise_multiplier": 0.5}
-    training = {"algorithm": "fedavg", "steps": 4, "batch_size": 8}
-    (defense,) = cohorts_of(scenario(defenses=[table], training=training)).defense_of(0)
-    assert (defense.batch_size, defense.steps) == (8, 4)  # type: ignore[attr-defined]
-    (given,) = cohorts_of(scenario(defenses=[table | {"steps": 2}], training=training)).defense_of(0)
-    assert given.steps == 2  # type: ignore[attr-defined]
-
-
 def test_a_defense_out_of_range_is_named() -> None:
     broken = scenario().model_copy(
         update={"defenses": scenario(defenses=[{"name": "masking", "p": 0.5}]).defenses}
