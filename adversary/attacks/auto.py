@@ -1,6 +1,5 @@
 """The attack of a user who does not want to choose: the strongest per capture within a budget."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -26,59 +25,88 @@ from fedsim.training.batches import number_of_batches
 class Auto:
     """Try what suits the upload, the cheapest first, and keep the best of each capture by matching loss.
 
-    Exact readings where the first layer is fully connected; where clients make several steps, those
-    unrolled; else iDLG, DLG (labels searched as well) and Inverting Gradients, the last first where the
-    model has kinks. What does not suit costs nothing. A capture whose gradient is explained is left alone,
-    the others are tried from new starts until the budget is spent. After AutoAttack (Croce & Hein 2020):
-    nothing to tune, and what is kept never depends on the truth.
+    Exact readings where the first layer is fully connected; where clients make several steps of SGD on up to
+    16 images, those unrolled; else iDLG, DLG (labels searched as well) and Inverting Gradients, the last
+    first where the model has kinks. What does not suit costs nothing. A capture whose gradient is explained
+    is left alone, the others are tried from new starts until the budget is spent. After AutoAttack (Croce &
+    Hein 2020): nothing to tune, and what is kept never depends on the truth.
     """
 
     max_evaluations: int = 20_000
-    """The budget: evaluations of a matching loss and its gradient, a capture."""
+    """The budget: evaluations of a matching loss and its gradient, a capture; an exact reading is one."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
     max_images: ClassVar[int] = 100
     unrolls: ClassVar[bool] = True
     falls_back: ClassVar[bool] = True
-    """Where clients do not train by SGD it has other attacks than those that unroll steps."""
+    """Where clients do not train by SGD it takes their upload for one gradient."""
 
     def __post_init__(self) -> None:
         require(self.max_evaluations >= 1, "max_evaluations", self.max_evaluations, "at least 1")
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the best attempt at each capture; raises InputError where no attack takes the batch."""
-        best: Attempt | None = None
-        left = self.max_evaluations
-        for number, candidate in enumerate(_candidates(problem)):
-            rows = _open_rows(problem, best)
-            if not rows or left < 1:
-                break
-            seeds = tuple(derive(seed, "auto", number) for seed in problem.seeds)
-            held = _within(candidate, left)
-            attempt = _attempt(held, replace(problem, seeds=seeds).select(rows))
-            if attempt is not None:
-                # By what was allowed, not by what neighbours used: a capture gets what it gets alone.
-                left -= getattr(held, "max_evaluations", 1)
-                best = _blank(problem, attempt) if best is None else best
-                best = _better(best, attempt, rows)
-        if best is None:
+        tried = _Tried(problem, self.max_evaluations)
+        for reading in _readings(problem):
+            tried.add(reading)
+        searches = _searches(problem)
+        while searches and tried.goes_on:  # what is not made for the model or the batch drops out
+            searches = [search for search in searches if tried.add(search)]
+        if tried.best is None:
             raise InputError(f"auto: no attack takes a batch of {problem.batch_size} of this model")
-        return best
+        return tried.best
 
 
-def _candidates(problem: Problem) -> Iterator[Any]:
-    """Yield attacks, the cheapest first, then again and again from new starts."""
-    steps = 1 if problem.recipe is None else number_of_batches(problem.recipe, problem.batch_size)
-    if steps > 1:
-        searches: list[Any] = [LocalSteps(), SME()]
-    else:
-        yield from (Analytic(), Spear())
-        searches = [IDLG(), DLG(), InvertingGradients()]
-        if not is_smooth(problem):
-            searches = [InvertingGradients(), IDLG(), DLG()]
-    searches = [search for search in searches if problem.batch_size <= search.max_images]
-    while searches:
-        yield from searches
+class _Tried:
+    """What has been found so far, and what is left to spend."""
+
+    def __init__(self, problem: Problem, budget: int) -> None:
+        self.best: Attempt | None = None
+        self._problem, self._left, self._number = problem, budget, 0
+
+    @property
+    def goes_on(self) -> bool:
+        """Return whether there is budget, and a capture to spend it on."""
+        return self._left >= 1 and bool(_open_rows(self._problem, self.best))
+
+    def add(self, attack: Any) -> bool:
+        """Try an attack on the captures that are open; return False where it is not made for them."""
+        number, self._number = self._number, self._number + 1
+        if not self.goes_on:
+            return True
+        rows = _open_rows(self._problem, self.best)
+        seeds = tuple(derive(seed, "auto", number) for seed in self._problem.seeds)
+        held = _within(attack, self._left)
+        attempt = _attempt(held, replace(self._problem, seeds=seeds).select(rows))
+        if attempt is None:
+            return False
+        # By what was allowed, not by what neighbours used: a capture gets what it gets alone.
+        self._left -= getattr(held, "max_evaluations", 1)
+        if not hasattr(held, "max_evaluations"):  # a reading counts as the one evaluation that confirms it
+            attempt = replace(attempt, evaluations=torch.ones_like(attempt.evaluations))
+        best = _blank(self._problem, attempt) if self.best is None else self.best
+        self.best = _better(best, attempt, rows)
+        return True
+
+
+def _readings(problem: Problem) -> list[Any]:
+    """Return the attacks that read a single gradient exactly."""
+    return [] if _steps(problem) > 1 else [Analytic(), Spear()]
+
+
+def _searches(problem: Problem) -> list[Any]:
+    """Return the attacks that search, the cheapest first: steps of SGD unrolled, else one gradient."""
+    recipe = problem.recipe
+    unrolled = [LocalSteps(), SME()] if _steps(problem) > 1 and recipe and recipe.optimizer == "sgd" else []
+    if unrolled and problem.batch_size <= min(search.max_images for search in unrolled):
+        return unrolled
+    return (
+        [IDLG(), DLG(), InvertingGradients()] if is_smooth(problem) else [InvertingGradients(), IDLG(), DLG()]
+    )
+
+
+def _steps(problem: Problem) -> int:
+    return 1 if problem.recipe is None else number_of_batches(problem.recipe, problem.batch_size)
 
 
 def _within(candidate: Any, left: int) -> Any:

@@ -1,7 +1,11 @@
 """The attack that chooses by itself: exact where it can be, within its budget, and never by the truth."""
 
+from dataclasses import replace
+
+import pytest
 import torch
-from conftest import Victim
+from conftest import Victim, victim_of
+from torch import nn
 
 from adversary.attacks.auto import Auto
 from adversary.attacks.idlg import IDLG
@@ -10,7 +14,9 @@ from adversary.evidence import build_problem
 from adversary.metrics import ssim
 from adversary.problem import Problem, frozen_model
 from adversary.reconstruct import reconstruct
-from fedsim.tasks.classification import classification_task
+from fedsim.errors import InputError
+from fedsim.tasks.classification import ClassificationTask, classification_task
+from fedsim.training import Recipe
 
 
 def problem_of(victim: Victim, model: str, seed: int = 0) -> Problem:
@@ -57,7 +63,39 @@ def test_an_explained_capture_is_left_alone_while_another_goes_on(victim: Victim
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(value.shape, generator=generator) for name, value in easy.arrays.items()}
     hopeless = Capture(round=1, client=1, node=2, upload="update", arrays=noise)
-    first, second = reconstruct(Auto(max_evaluations=900), victim.problem([easy, hopeless]))
+    first, second = reconstruct(Auto(max_evaluations=400), victim.problem([easy, hopeless]))
     assert first.status == "converged"
     assert second.status != "converged"
     assert second.evaluations > first.evaluations
+
+
+@pytest.mark.parametrize(("optimizer", "number"), [("adam", 2), ("sgd", 20)])
+def test_steps_that_are_not_unrolled_are_taken_for_one_gradient(optimizer: str, number: int) -> None:
+    victim = victim_of("lenet", number)
+    problem = victim.problem([victim.capture(victim.images, victim.labels)], batch_size=number)
+    recipe = Recipe(batch_size=1, epochs=1, learning_rate=0.5, optimizer=optimizer)
+    attempt = Auto(max_evaluations=4).attack(replace(problem, recipe=recipe))
+    assert attempt.images.shape[:2] == (1, number)
+    assert torch.isfinite(attempt.losses).all()
+
+
+def test_a_model_that_nothing_suits_is_refused() -> None:
+    def unreadable() -> (
+        nn.Module
+    ):  # no bias to read labels from, and a batch beyond those that search for them
+        layers = (nn.Conv2d(1, 6, 3, padding=1), nn.Sigmoid(), nn.Conv2d(6, 5, 1, bias=False))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    task = ClassificationTask(unreadable, (1, 8, 8), 5)
+    images = torch.rand(9, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    victim = Victim(task, dict(task.build(0).state_dict()), images, torch.arange(9) % 5)
+    problem = victim.problem([victim.capture(images, victim.labels)], batch_size=9)
+    with pytest.raises(InputError, match="no attack takes a batch of 9"):
+        Auto(max_evaluations=10).attack(problem)
+
+
+def test_draws_of_an_exact_reading_are_no_evaluations() -> None:
+    victim = victim_of("mlp", 6)
+    problem = victim.problem([victim.capture(victim.images, victim.labels)], batch_size=6)
+    attempt = Auto(max_evaluations=50).attack(problem)
+    assert int(attempt.evaluations[0]) <= 60
