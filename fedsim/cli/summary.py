@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
-_HEADER = ("attack", "defence", "attacker", "images", "SSIM", "leaked", "status")
+_HEADER = (
+    "attack",
+    "defence",
+    "attacker",
+    "images",
+    "SSIM",
+    "MSE < .001",
+    "leaked",
+    "eq : unknowns",
+    "status",
+)
 
 
 def as_text(summary: Row, folder: Path) -> str:
@@ -73,7 +83,9 @@ def _row(row: Row) -> Sequence[str]:
         attacker if row["defense"] != "none" else "-",
         str(row["n"]),
         _interval(row.get("ssim"), "mean", 2, 1),
+        _interval(row.get("exact"), "share", 0, 100, " %"),
         _interval(row.get("leaked"), "share", 0, 100, " %"),
+        "-" if row.get("equations") is None else f"{row['equations']:,} : {row['unknowns']:,}",
         _status(row),
     )
 
@@ -97,6 +109,7 @@ def _notes(summary: Row) -> list[str]:
     rows = summary.get("leakage") or []
     threat, baseline = summary.get("threat_model") or {}, summary.get("baseline") or {}
     lines = [f"{row['attack']} on {row['defense']}: {row['note']}" for row in rows if row.get("note")]
+    lines += _cautions(rows)
     lines += [f"refused: {r['attack']}: {r['reason']}" for r in summary.get("refused") or []]
     failures = summary.get("failures") or []
     if failures:
@@ -115,6 +128,17 @@ def _notes(summary: Row) -> list[str]:
             f"guesses (n = {n}), and nearest to the client's own image; brackets: 95 % intervals"
         )
     return lines
+
+
+def _cautions(rows: Sequence[Row]) -> list[str]:
+    """Return the warnings, each with the rows that it is about; what did not converge, the status tells."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        who = "" if row["defense"] == "none" else f", {'adaptive' if row.get('adaptive') else 'naive'}"
+        for text in row.get("warnings") or []:
+            if not text.startswith("attack not converged"):
+                about.setdefault(text, []).append(f"{row['attack']} on {row['defense']}{who}")
+    return [f"warning: {text} ({'; '.join(found)})" for text, found in about.items()]
 
 
 def _unscored(summary: Row, folder: Path) -> list[str]:

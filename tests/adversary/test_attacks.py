@@ -101,12 +101,15 @@ def test_the_adaptive_attacker_sees_what_the_naive_one_does_not(victim: Victim, 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("attack", NAMES)
-def test_each_attack_moves_the_image_and_lowers_its_loss(victim: Victim, attack: str, case: Case) -> None:
+def test_each_attack_moves_the_image_and_lowers_its_loss_at_once(
+    victim: Victim, attack: str, case: Case
+) -> None:
     defense = case.defense()
     problem = victim.problem(captures_of(victim, [defense], 1), [defense])
-    short, long = (built(attack, max_evaluations=number).attack(problem) for number in (8, 60))
-    assert (long.images - problem.draw_images()).abs().max() > 1e-3
-    assert long.losses[0] < short.losses[0]
+    # Where entries are missing a prior is annealed in four stages: of those three evaluations each.
+    first, third = (built(attack, max_evaluations=number).attack(problem) for number in (1, 12))
+    assert (third.images - first.images).abs().max() > 0.01
+    assert third.losses[0] < first.losses[0]
 
 
 @pytest.mark.parametrize("attack", [name for name in NAMES if name not in APPROXIMATE])

@@ -93,6 +93,10 @@ SUMMARY: dict[str, Any] = {
             "captures": 10,
             "ssim": {"mean": 0.912, "low": 0.85, "high": 0.95},
             "leaked": {"share": 0.9, "low": 0.596, "high": 0.982},
+            "exact": {"share": 0.5, "low": 0.237, "high": 0.763},
+            "equations": 8134,
+            "unknowns": 784,
+            "warnings": ["private labels were granted", "attack not converged on 3 of 10 uploads"],
             "stalled": 1,
             "diverged": 2,
             "failed": 0,
@@ -116,8 +120,11 @@ SUMMARY: dict[str, Any] = {
 def test_the_summary_prints_no_leak_score_without_size_interval_and_privileges(tmp_path: Path) -> None:
     text = as_text(SUMMARY, tmp_path)
     row = next(line for line in text.splitlines() if "adaptive" in line)
-    for word in ("  10  ", "0.91 [0.85, 0.95]", "90 % [60, 98]", "1 stalled, 2 diverged"):
+    for word in ("  10  ", "0.91 [0.85, 0.95]", "90 % [60, 98]", "50 % [24, 76]", "8,134 : 784"):
         assert word in row
+    assert row.endswith("1 stalled, 2 diverged")
+    assert "warning: private labels were granted (idlg on masking(p=0.5), adaptive)" in text
+    assert "not converged" not in text  # the status has it
     assert "privileges: threat model C (updates, model)" in text
     assert "71.3 %" in text
     assert "1 reply" in text
