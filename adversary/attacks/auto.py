@@ -97,8 +97,9 @@ def _readings(problem: Problem) -> list[Any]:
 def _searches(problem: Problem) -> list[Any]:
     """Return the attacks that search, the cheapest first: steps of SGD unrolled, else one gradient."""
     recipe = problem.recipe
-    unrolled = [LocalSteps(), SME()] if _steps(problem) > 1 and recipe and recipe.optimizer == "sgd" else []
-    if unrolled and problem.batch_size <= min(search.max_images for search in unrolled):
+    unrolled: list[Any] = [LocalSteps(), SME()]
+    sgd = recipe is not None and recipe.optimizer == "sgd" and _steps(problem) > 1
+    if sgd and problem.batch_size <= min(search.max_images for search in unrolled):
         return unrolled
     return (
         [IDLG(), DLG(), InvertingGradients()] if is_smooth(problem) else [InvertingGradients(), IDLG(), DLG()]

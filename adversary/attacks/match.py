@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from adversary.attacks.prior_weights import prior_weights
+from adversary.attacks.prior_weights import prior_weights, telling
 from adversary.lockstep import lockstep
 from adversary.objectives import Comparison, Distance, matching, noise_floor
 from adversary.optimizers.adam import adam, cosine_decay
@@ -14,6 +14,7 @@ from adversary.optimizers.lbfgs import Evaluate, Minimum, Preview, Stop, lbfgs
 from adversary.precision import Precision, cast
 from adversary.priors import image_prior
 from adversary.problem import Evidence, Problem
+from fedsim.tasks.diffusion import DiffusionTask
 
 Split = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """(variables (n,), row's labels) -> (images, labels) of one capture."""
@@ -31,6 +32,11 @@ EXPLAINED = 1e-6
 """A relative matching loss below which the gradient counts as explained (the released iDLG stops at 1e-6)."""
 CERTIFIED = 1e-8
 """The same without noise or rounding: at 2e-8 an image may still be off by a mean square of 0.005."""
+TELLING = 3e-5
+"""What `telling` is at least where CERTIFIED holds. Where it is smaller, the bounds are by the square: what
+tells images apart worst then shrinks faster than what does on average."""
+BLUNT = 1e-4
+"""The smallest share of the bounds: below it is the rounding of the client's float32."""
 SINGLE_PRECISION = 1e-8
 """Down to this loss L-BFGS does as well in float32, at half the price; further down its path is longer."""
 
@@ -97,6 +103,7 @@ def match(
     # An objective that is handed in holds the problem as it is: there is no other precision of it.
     single = cast(problem, torch.float32) if precision == "mixed" and objective is None else None
     stages = prior_weights(problem)
+    certified = CERTIFIED * (1.0 if objective else sharpness(problem))
     point, spent = start, torch.zeros(len(problem), dtype=torch.int64)
     for number, weight in enumerate(stages, start=1):
         last = number == len(stages)
@@ -106,19 +113,25 @@ def match(
             evaluate = at(weight + smoothness, single)
         elif single is not None and not bool((weight > 0).any()):
             preview = Preview(at(weight + smoothness, single), SINGLE_PRECISION)
-        goal = torch.where(weight == 0, 0.1 * CERTIFIED, 0.0)
+        goal = torch.where(weight == 0, 0.1 * certified, 0.0)
         stop = Stop(max_evaluations=max(2, max_evaluations // len(stages)), patience=300 if last else 60)
         found = minimize(evaluate, point, stop, goal, budgets, preview)
         point, spent = found.points, spent + found.evaluations
     losses = at(torch.zeros_like(stages[-1]))(point, torch.arange(len(problem), device=point.device))[0]
-    converged = losses <= _explained_below(problem, stages[-1])
+    enough = torch.where(stages[-1] == 0, certified, EXPLAINED)
+    converged = losses <= torch.maximum(enough, 1.5 * noise_floor(problem))
     return Matched(variables=point, losses=losses, evaluations=spent, converged=converged.cpu())
 
 
-def _explained_below(problem: Problem, weight: Tensor) -> Tensor:
-    """Return the loss (P,) at which a gradient counts as explained under a prior of this weight."""
-    enough = torch.where(weight == 0, CERTIFIED, EXPLAINED)
-    return torch.maximum(enough, 1.5 * noise_floor(problem))
+def sharpness(problem: Problem) -> Tensor:
+    """Return by what (P,) the bounds on the loss are to be multiplied so that they tell images apart.
+
+    1 for untrained classifiers, and where a prior has a say; BLUNT at least.
+    """
+    weight = prior_weights(problem)[-1]
+    if isinstance(problem.task, DiffusionTask) or bool((weight > 0).any()):
+        return torch.ones_like(weight)
+    return (telling(problem) / TELLING).square().clamp(BLUNT, 1.0)
 
 
 def matched(distance: Distance, split: Split) -> Objective:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from adversary.attacks.match import CERTIFIED, EXPLAINED
+from adversary.attacks.match import CERTIFIED, EXPLAINED, sharpness
 from adversary.balance import weighs_layers
 from adversary.lockstep import matching_losses
 from adversary.objectives import layer_squares, noise_floor
@@ -15,13 +15,13 @@ def judged(problem: Problem, images: Tensor, labels: Tensor, evaluations: Tensor
 
     Whatever an attack minimised, `losses` are those of `matching(problem)`, so that attacks compare; where
     layers are weighed alike (`adversary.balance`) those of `layer_squares`, as of DLG and iDLG there. The
-    gradient counts as explained where the loss is at most EXPLAINED, or 1.5 times the noise floor; by layers
-    at most CERTIFIED.
+    gradient counts as explained where the loss is at most EXPLAINED (less where the model tells images
+    hardly apart: `sharpness`), or 1.5 times the noise floor; by layers at most CERTIFIED.
     """
     alike = weighs_layers(problem, "auto")
     losses = matching_losses(problem, images, labels, layer_squares if alike else None)
     noisy = noise_floor(problem)
-    enough = torch.maximum(torch.full_like(noisy, EXPLAINED), 1.5 * noisy)
+    enough = torch.maximum(EXPLAINED * sharpness(problem), 1.5 * noisy)
     explained = losses <= (CERTIFIED if alike else enough)
     return Attempt(
         images=images, labels=labels, losses=losses, evaluations=evaluations, converged=explained.cpu()

@@ -1,7 +1,7 @@
 """How much the prior of images weighs against the distance of gradients."""
 
 from collections.abc import Callable, Mapping
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ ANNEALED = (1e-5, 1e-6, 1e-7, 1e-8)
 """Weights, one stage after the other, where entries are missing or known to an interval, without noise."""
 STEP = 0.1
 """How far pixels are moved to see how the gradient moves."""
+APART = 1e-3
+"""Mean square by which the images of `telling` differ: what counts as read."""
 
 
 def prior_weights(problem: Problem) -> list[Tensor]:
@@ -64,6 +66,17 @@ def sensitivity(problem: Problem, length: Tensor) -> Tensor:
         tiny = torch.finfo(length.dtype).tiny
         return moved * length / _length(problem, first).clamp(min=tiny)
     return moved
+
+
+def telling(problem: Problem) -> Tensor:
+    """Return the matching loss (P,) of an image that is off by a mean square of APART, at random.
+
+    `APART n s^2 / ||g*||^2` for n pixels and the `sensitivity` s: 1e-4 to 1e-2 for untrained classifiers.
+    Training saturates sigmoids: then gradients differ that little by what is in the image (1e-9 was seen).
+    """
+    length = _length(problem, problem.target)
+    pixels = problem.batch_size * prod(problem.task.input_shape)
+    return APART * pixels * (sensitivity(problem, length) / length).square()
 
 
 def _gradients(problem: Problem, images: Tensor) -> list[dict[str, Tensor]]:

@@ -50,7 +50,8 @@ def list_plugins(options: Namespace) -> int:
 
 def attack(options: Namespace) -> int:
     """Attack captures again, and print the summary; 1 where every attempt failed."""
-    out = _new_folder(options.out)
+    goes_on = options.out is not None and _holds_an_unfinished_attack(Path(options.out))
+    out = Path(options.out) if goes_on else _new_folder(options.out)
     threat = options.threat_model and options.threat_model.split(",")
     with _watched(options) as bars:
         result = pipeline().attack(
@@ -105,6 +106,11 @@ def _scenario(options: Namespace) -> Scenario:
     # A bare name replaces the whole table: the options of the engine in the file are another engine's.
     engine = [f"engine={options.engine}"] if options.engine else []
     return load_scenario(options.file, [*engine, *options.set])
+
+
+def _holds_an_unfinished_attack(folder: Path) -> bool:
+    """Return whether an attack may go on there; whether it is the same one the pipeline tells."""
+    return (folder / "scenario.toml").is_file() and not (folder / "summary.json").exists()
 
 
 def _new_folder(name: str | None) -> Path | None:

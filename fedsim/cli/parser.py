@@ -189,7 +189,7 @@ def _add_attack(commands: Any) -> None:
     command.add_argument(
         "--threat-model", metavar="LETTER", help="A to H, or capabilities with commas between"
     )
-    command.add_argument("--out", metavar="DIR", help="the folder for the results; new or empty")
+    command.add_argument("--out", metavar="DIR", help="the folder for the results; new, empty, or cut off")
     _add_json(command, "print summary.json and nothing else")
 
 

@@ -116,16 +116,22 @@ def attack(
 
     `overrides` are keys of the scenario (`adversary.attacks.0.restarts=3`); for a foreign app also what the
     attacker knows of it (`training.learning_rate`, `training.batch_size`, `defenses`). Results go to `out`,
-    by default a new folder under `attacks/` beside the captures. Raises InputError.
+    by default a new folder under `attacks/` beside the captures. The folder of the same attack, cut off, goes
+    on: what it has reconstructed is not attacked again. Raises InputError.
     """
     progress = progress or Silent()
     begun = time.perf_counter()
     chosen = _attack_overrides(attack, threat_model)
     victim = _victim(Path(target), [chosen, overrides], task, truth)
     name = attack or victim.scenario.adversary.attacks[0].name
-    folder = _folder(out, victim.captures.parent / "attacks", name.replace(":", "."))
+    resolved = dump_scenario(victim.scenario)
+    if out is not None and _cut_off(Path(out), resolved):
+        folder = Path(out)
+        (folder / SCORES).unlink(missing_ok=True)  # what is there already is scored again
+    else:
+        folder = _folder(out, victim.captures.parent / "attacks", name.replace(":", "."))
     progress.opened(folder)
-    (folder / SCENARIO).write_text(dump_scenario(victim.scenario), encoding="utf-8")
+    (folder / SCENARIO).write_text(resolved, encoding="utf-8")
     known = victim.captures.parent / CLIENTS
     if known.is_file():
         shutil.copy(known, folder / CLIENTS)
@@ -206,6 +212,14 @@ def _attack_overrides(attack: str | None, threat_model: str | Sequence[str] | No
         given = threat_model if isinstance(threat_model, str) else list(threat_model)
         chosen["adversary.threat_model"] = given
     return chosen
+
+
+def _cut_off(folder: Path, resolved: str) -> bool:
+    """Return whether the folder is that of an attack by the same scenario, which has not finished."""
+    scenario = folder / SCENARIO
+    if (folder / SUMMARY).exists() or not scenario.is_file():
+        return False
+    return scenario.read_text(encoding="utf-8") == resolved and not (folder / "captures").exists()
 
 
 def _folder(out: Path | str | None, parent: Path, name: str) -> Path:

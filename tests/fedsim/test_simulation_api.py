@@ -177,6 +177,25 @@ def test_a_task_or_truth_that_cannot_be_had_is_refused_at_once(done: Run, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_an_attack_that_was_cut_off_goes_on(done: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = fedsim.attack(done.folder, attack="idlg", out=out)
+    made = sorted((out / "reconstructions").glob("*.safetensors"))
+    assert len(made) > 1
+    (out / "summary.json").unlink()
+    made[0].unlink()
+    kept = {path: path.stat().st_mtime_ns for path in made[1:]}
+    again = fedsim.attack(done.folder, attack="idlg", out=out)
+    assert {path: path.stat().st_mtime_ns for path in made[1:]} == kept
+    assert made[0].is_file()
+    assert again.leakage == first.leakage
+    scores = (out / "scores.jsonl").read_text().splitlines()
+    assert len(scores) == len(set(scores)) == len(first.scores)
+    (out / "summary.json").unlink()
+    with pytest.raises(InputError, match="not empty"):
+        fedsim.attack(done.folder, attack="dlg", out=out)
+
+
 class Broken:
     """An attack that always raises: it must be counted, not dropped."""
 
