@@ -22,11 +22,11 @@ from fedsim.options import build
 OWN_MODEL = {"imprint"}
 """Attacks on a model that a malicious server changed: test_imprint runs them against the defences."""
 ANALYTIC = {"analytic", "rgap", "spear"}
-"""Attacks that solve and do not search: their own tests run them against the defences."""
+"""Attacks that solve and do not search: test_analytic and test_every_defense."""
 DENOISING = {"mjolnir"}
 """Attacks that train a denoiser and hand on: test_mjolnir runs them against the defences."""
 OTHER_TASK = {"gidm", "gidm_plus"}
-"""Attacks on the gradients of denoisers: test_gidm and test_gidm_plus."""
+"""Attacks on the gradients of denoisers: test_every_defense."""
 NAMES = [entry.name for entry in ATTACKS if entry.name not in OWN_MODEL | ANALYTIC | OTHER_TASK | DENOISING]
 REQUIRED: dict[str, dict[str, Any]] = {"generative": {"generator": "generators:fashion", "latent": (48,)}}
 """Options without a default."""
