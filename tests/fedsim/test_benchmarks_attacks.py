@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks import compiled
 from benchmarks.attacks import breaching_peer, table, textbook
 from benchmarks.attacks.__main__ import cells_of, main, parser
 from benchmarks.attacks.figures import equal_psnr, rates, ratio
@@ -152,3 +153,13 @@ def test_a_table_goes_to_its_block_and_leaves_the_other(tmp_path: Path) -> None:
     assert "kept" in text
     assert "old" not in text
     assert "python -m benchmarks.attacks --attack inverting" in text
+
+
+def test_what_compiling_would_do_is_measured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.compile", lambda function: function)  # which takes half a minute
+    assert compiled.main(["--n", "2"]) == 0
+    told = capsys.readouterr().out
+    assert "largest error 0.0e+00" in told
+    assert "compiled: " in told
