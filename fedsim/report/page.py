@@ -63,6 +63,7 @@ def context(run: RunFolder) -> dict[str, Any]:
         },
         "settings": settings.what_was_run(run),
         "leakage": tables.leakage_rows(run),
+        "promises": tables.promises(run),
         "baseline": run.summary.get("baseline") or {},
         "threat": run.summary.get("threat_model") or {},
         "granted": granted,

@@ -161,6 +161,23 @@ def _leak_figure(row: Row) -> Cell:
     }
 
 
+OBSERVERS = {"server": "the server", "models": "who sees the global models"}
+
+
+def promises(run: RunFolder) -> list[Cell]:
+    """Return what the noise promises of differential privacy, of what and against whom, or why nothing."""
+    return [
+        {
+            "epsilon": ABSENT if promise["epsilon"] is None else f"{promise['epsilon']:.3g}",
+            "delta": f"{promise['delta']:g}",
+            "protects": promise["protects"],
+            "against": OBSERVERS.get(promise["against"], promise["against"]),
+            "detail": promise.get("reason") or f"neighbours: {promise['adjacency']}",
+        }
+        for promise in run.summary.get("privacy") or []
+    ]
+
+
 def cohorts(run: RunFolder) -> list[tuple[str, list[int]]]:
     """Return the defence chains and the clients that use each; empty where all clients do the same."""
     members: dict[str, list[int]] = {}

@@ -120,6 +120,23 @@ def test_every_number_has_n_interval_privileges_and_the_blind_guess(page: Page) 
     assert f"SSIM above {P99}" in page.text
 
 
+def test_promises_stand_beside_what_was_measured(small: Path) -> None:
+    assert "What the noise promises" not in write_report(small).read_text(encoding="utf-8")
+    server = {
+        "against": "server",
+        "protects": "client",
+        "delta": 1e-5,
+        "epsilon": 21.96,
+        "adjacency": "replaced",
+    }
+    models = {"against": "models", "protects": "client", "delta": 1e-5, "epsilon": None, "reason": "<no> sum"}
+    edit(small, "summary.json", privacy=[server | {"reason": ""}, models | {"adjacency": None}])
+    text = write_report(small).read_text(encoding="utf-8")
+    told = text[text.index("What the noise promises") :]
+    for word in ("the server", "neighbours: replaced", "<td>22</td>", "<td>1e-05</td>", "&lt;no&gt; sum"):
+        assert word in told
+
+
 def test_colours_follow_the_page(run: Path) -> None:
     html = write_report(run).read_text()
     drawings = re.findall(r"<svg.*?</svg>", html, re.S)
