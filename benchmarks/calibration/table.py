@@ -63,9 +63,12 @@ _FIDELITY: dict[str, Cell] = {
         for bound in ("0.01", "0.005", "0.001", "0.0005", "0.0001")
     },
 }
+_COUNTS: dict[str, Cell] = {
+    "equations : unknowns": lambda _, found: f"{found['equations']} : {found['unknowns']}",
+}
 _BATCHES: dict[str, Cell] = {
     **_COMMON,
-    "equations : unknowns": lambda _, found: f"{found['equations']} : {found['unknowns']}",
+    **_COUNTS,
     **_QUALITY,
     "SSIM > .5, %": lambda _, found: _percent(found["ssim_above"]["0.5"]),
     **_COST,
@@ -94,7 +97,7 @@ COLUMNS: dict[str, tuple[dict[str, Cell], ...]] = {
     "coordinates": (_MEASURED,),
     "batches": (_BATCHES,),
     "resnet": (_RESNET,),
-    "defenses": (_SIMILARITY,),
+    "defenses": ({**_SIMILARITY, **_COUNTS},),
     "prior": (_SIMILARITY,),
     "repeats": (_SIMILARITY,),
     "inverting": (
