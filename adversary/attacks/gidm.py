@@ -33,6 +33,8 @@ Decode = Callable[[Tensor], Tensor]
 
 EXACT = 1e-10
 """Matching loss at which the search ends: what float32 gradients leave of the true image is about 1e-13."""
+OUTSIDE = 0.1
+"""Mean square by which an image of phase 1 may leave [0, 1]: a third of the range everywhere."""
 OVERFIT = 1 / 6
 """Share of the pixels for which phase 2 may explain a unit of noise better, and still only fit noise."""
 
@@ -68,7 +70,7 @@ class GIDM:
     tv: float = 0.0
     """Weight of the mean total variation in phase 2; noise that is known of has a prior of its own."""
     start: Start = "natural"
-    """Where images start without a phase 1: `adversary.starts.draw_start`."""
+    """Where images start without a phase 1, or where that was no use: `adversary.starts.draw_start`."""
     coordinates: Coordinates = "natural"
     """What L-BFGS moves in phase 2: `adversary.coordinates.Chart`."""
 
@@ -97,13 +99,28 @@ class GIDM:
             images, spent = self._latents(problem)
             parts["phase1"] = images
         if self.phases != "latents":
-            points, more = self._pixels(problem, images.flatten(1))
+            start = images if self.phases == "pixels" else self._nearer(problem, images)
+            points, more = self._pixels(problem, start.flatten(1))
             found, spent = points.reshape(-1, *shape), spent + more
             if self.phases == "both":
                 kept = self._fits_noise(problem, images, found)
                 found = torch.where(kept[:, None, None, None, None], images, found)
             images = found
         return judged(problem, images, problem.noise, problem.timesteps, spent, **parts)
+
+    def _nearer(self, problem: Problem, images: Tensor) -> Tensor:
+        """Return the images of phase 1; a plain start where those are no images, or explain less.
+
+        The chain of a model that has learnt nothing ends anywhere: one that predicts noise divides by
+        sqrt(alpha-bar_T), which is next to nothing. Normalisation hides the size from the gradient.
+        """
+        plain = draw_start(problem, self.start).to(images)
+        distance, rows = self._distance(problem), torch.arange(len(problem), device=images.device)
+        with twice_differentiable():
+            losses = [distance(one.flatten(1), rows)[0].nan_to_num(torch.inf) for one in (images, plain)]
+        outside = (images - images.clamp(0, 1)).square().flatten(1).mean(dim=1)
+        better = (losses[0] < losses[1]) & (outside < OUTSIDE)
+        return torch.where(better[:, None, None, None, None], images, plain)
 
     def _fits_noise(self, problem: Problem, first: Tensor, second: Tensor) -> Tensor:
         """Return where the second images explain the gradient better by no more than noise allows, (P,).

@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from benchmarks.common import (
-    Pool,
     add_options,
     command_line,
     data_of,
@@ -34,6 +36,7 @@ from benchmarks.common import (
 )
 from benchmarks.gidm.cases import cases
 from benchmarks.gidm.measure import Row, Way, figures, measure
+from fedsim.data.load import load_dataset
 from fedsim.engines.environment import threads
 from fedsim.errors import InputError
 from fedsim.options import require
@@ -100,9 +103,11 @@ def chosen(arguments: argparse.Namespace) -> list[Setting]:
     return found
 
 
-def training_pool(arguments: argparse.Namespace) -> Pool:
-    """Return the images of `--training`, resized as those of `--data`."""
-    return read_pool(argparse.Namespace(**{**vars(arguments), "data": arguments.training}))
+def training_images(arguments: argparse.Namespace) -> Tensor:
+    """Return all images of `--training`, whichever of them a federation trained on, resized as `--data`."""
+    train = read_pool(argparse.Namespace(**{**vars(arguments), "data": arguments.training}))
+    test = replace(train, split=load_dataset("npz", {"path": arguments.training}, 0).test)
+    return torch.cat([pool.draw(len(pool.split), arguments.seed)[0] for pool in (train, test)])
 
 
 def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -112,8 +117,7 @@ def entries(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     images, labels = pool.draw(count + min(arguments.others, len(pool.split) - count), arguments.seed)
     victims, others = images[:count], images[count:]
     if arguments.training:
-        trained = training_pool(arguments)
-        others, _ = trained.draw(len(trained.split), arguments.seed)
+        others = training_images(arguments)
     for name, way, defense, known in chosen(arguments):
 
         def progress(row: Row, name: str = name) -> None:

@@ -30,6 +30,14 @@ def test_reads_the_image_from_its_pixels(objective):
     assert psnr(result.images, images[0].float()) > 40
 
 
+def test_the_chain_of_a_model_that_has_learnt_nothing_does_not_spoil_the_pixels():
+    problem, images = granted([[200]])
+    attempt = GIDM(latent_evaluations=3, steps=4, max_evaluations=400).attack(problem)
+    assert attempt.parts["phase1"].abs().max() > 100  # divided by sqrt(alpha-bar_T) of the cosine schedule
+    assert attempt.converged.all()
+    assert psnr(attempt.images[0].float(), images[0].float()) > 40
+
+
 def test_a_batch_of_two():
     problem, images = granted([[100, 300]])
     (result,) = reconstruct(GIDM(phases="pixels", start="grey", max_evaluations=600), problem)
