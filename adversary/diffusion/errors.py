@@ -10,6 +10,9 @@ from adversary.matching import match
 from fedsim.tasks.diffusion import DiffusionTask
 from fedsim.tasks.task import Draws
 
+EXACT = 1e-20
+"""Mean square of an error that is none: a PSNR of 200 dB."""
+
 
 def errors(
     task: DiffusionTask, images: Tensor, parts: Mapping[str, Tensor], truth: Tensor, draws: Draws
@@ -22,6 +25,8 @@ def errors(
     - `noise_error`: $\|\hat\epsilon - \epsilon\| / \|\epsilon\|$;
     - `timestep`, `timestep_found`;
     - `amplification`: $1 / \sqrt{\bar\alpha_t}$, by which an error of $x_t$ grows on the way to the image.
+
+    What is no number counts as zero, so that a failed search is not left out of a median.
     """
     timesteps, noise = draws
     noisy = task.noisy(truth, noise, timesteps)
@@ -30,10 +35,11 @@ def errors(
     for index, pair in enumerate(match(images.nan_to_num(0.5), truth)):
         row: dict[str, Any] = {"timestep": int(timesteps[index]), "amplification": 1 / signal[index]}
         if pair is not None:
-            gap = float((parts["noisy"][pair] - noisy[index]).square().mean()) / 4
-            missed = (parts["noise"][pair] - noise[index]).norm() / noise[index].norm()
+            found = {key: parts[key][pair].nan_to_num(0.0, 0.0, 0.0) for key in ("noisy", "noise")}
+            gap = float((found["noisy"] - noisy[index]).square().mean()) / 4
+            missed = (found["noise"] - noise[index]).norm() / noise[index].norm()
             row["timestep_found"] = int(parts["timesteps"][pair])
-            row["noisy_psnr"] = -10 * math.log10(gap) if 0 < gap < math.inf else None
-            row["noise_error"] = float(missed) if missed.isfinite() else None
+            row["noisy_psnr"] = -10 * math.log10(max(gap, EXACT))
+            row["noise_error"] = float(missed)
         rows.append(row)
     return rows

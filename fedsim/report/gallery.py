@@ -3,7 +3,7 @@
 import base64
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsim.report.folder import Row, RunFolder
 from fedsim.report.words import attacker, title
@@ -125,7 +125,11 @@ def _strip(run: RunFolder, columns: list[Column], scores: dict[Column, list[Row]
         found = [next((s for s in scores[column] if _kind(s) == kind), None) for column in columns]
         shown = [(line.title, line.details) for line in lines]
         gradients = [g for g in _gradients(run, kind, found) if (g.title, g.details) not in shown]
-        lines += [*gradients, *_phase1(run, kind, found), _line(run, kind, found)]
+        first = _phase1(run, kind, found)
+        last = _line(run, kind, found)
+        if first:
+            last = replace(last, details=["after phase 2", *last.details])
+        lines += [*gradients, *first, last]
     return Strip(heads=[_head(column) for column in columns], lines=lines)
 
 

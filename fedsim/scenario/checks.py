@@ -62,6 +62,9 @@ def _task(scenario: Scenario) -> None:
     if model in known - fitting or (diffusion and model.startswith("torchvision:")):
         names = ", ".join(map(repr, sorted(fitting)))
         _refuse("model.name", model, f"{names}, or your own, with task.name = {scenario.task.name!r}")
+    if diffusion and scenario.adversary.join_rounds:
+        allowed = "false with task.name = 'diffusion': clients draw timesteps and noise anew in each round"
+        _refuse("adversary.join_rounds", True, allowed)
     manipulation = scenario.adversary.manipulation
     if diffusion and manipulation is not None:
         _refuse("adversary.manipulation.name", manipulation.name, "none with task.name = 'diffusion'")

@@ -72,7 +72,7 @@ def _plan_group(
     out: Path,
 ) -> None:
     first = group[0]
-    reason = _too_much(attack, target, examples_of(first))
+    reason = _too_much(attack, target, examples_of(first)) or _drawn_again(attack, target, first)
     if reason:
         _once(made.refused, {"attack": attack.name, "reason": reason})
         return
@@ -109,6 +109,17 @@ def _too_much(attack: Attack, target: Target, batch: int) -> str:
     if _unrolls(attack) and optimizer != "sgd" and not falls_back:
         return f"unrolls steps of SGD; these clients train with {optimizer}"
     return ""
+
+
+def _drawn_again(attack: Attack, target: Target, first: Capture) -> str:
+    """Return why draws that are granted cannot be used: an image that was trained on twice has two."""
+    if not {"timesteps", "noise"} & set(_factory(attack).needs):
+        return ""
+    truth = target.truth(first)
+    if truth is None or truth.draws is None or len(truth.draws[0]) == len(truth.images):
+        return ""
+    images, draws = len(truth.images), len(truth.draws[0])
+    return f"reads uploads in which each image was drawn for once; here {images} were drawn for {draws} times"
 
 
 def _job(

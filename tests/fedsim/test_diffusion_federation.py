@@ -15,7 +15,7 @@ from adversary.problem import Problem, frozen_model
 from fedsim.data.load import load_dataset
 from fedsim.errors import InputError
 from fedsim.report.folder import read_run
-from fedsim.report.gallery import samples
+from fedsim.report.gallery import panels, samples
 from fedsim.scenario.load import load_scenario
 from fedsim.simulation.api import Run
 from fedsim.simulation.federation import task_of, truth_of
@@ -222,6 +222,30 @@ def test_the_federation_learns(tmp_path):
     assert last["sample_distance"] < 0.5 * first["sample_distance"]
 
 
+GRANTED = {
+    "threat_model": ["C", "timesteps", "noise"],
+    "attacks": [{"name": "gidm", "steps": 2, "latent_evaluations": 2, "max_evaluations": 2}],
+    "workers": 0,
+    "capture": {"clients": 1},
+}
+
+
+def test_the_report_shows_truth_and_both_phases(tmp_path):
+    run = fedsim.run(tables(adversary=GRANTED), out=tmp_path / "run")
+    (panel,) = panels(read_run(run.folder))
+    lines = panel.strips[0].lines
+    assert [line.details[0] for line in lines] == ["the client's image", "after phase 1", "after phase 2"]
+    assert all(all(line.pictures) for line in lines)
+
+
+def test_draws_of_images_that_were_trained_on_twice_are_refused(tmp_path):
+    training = {"algorithm": "fedavg", "epochs": 2, "batch_size": 1, "learning_rate": 0.1}
+    data = {"name": "fashion_mnist", "train_limit": 8, "test_limit": 40}
+    run = fedsim.run(tables(adversary=GRANTED, training=training, data=data), out=tmp_path / "run")
+    (refused,) = run.summary["refused"]
+    assert refused["reason"].endswith("each image was drawn for once; here 2 were drawn for 4 times")
+
+
 DEFENSES = [
     {"name": "masking", "p": 0.5},
     {"name": "noising", "std": 0.01},
@@ -256,6 +280,10 @@ def test_every_defence_works(defense, tmp_path):
         (
             {"adversary": {"threat_model": "F", "manipulation": "imprint"}},
             r"adversary\.manipulation\.name = 'imprint': allowed: none with task\.name = 'diffusion'",
+        ),
+        (
+            {"adversary": {"join_rounds": True}},
+            r"adversary\.join_rounds = True: allowed: false with task\.name = 'diffusion'",
         ),
     ],
 )
