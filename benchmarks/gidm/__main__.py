@@ -65,6 +65,7 @@ ABLATIONS = [
 DEFENSES = (
     {"name": "quantizing", "dtype": "fp16"},
     {"name": "quantizing", "dtype": "bf16"},
+    {"name": "quantizing", "dtype": "int8"},
     {"name": "clipping", "norm": 1.0},
     {"name": "noising", "std": 1e-4},
     {"name": "noising", "std": 1e-3},

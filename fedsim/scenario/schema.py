@@ -103,6 +103,8 @@ class Training(Section):
     """L2 penalty of the client's optimiser."""
     upload: Literal["weights", "update", "gradient"] = "update"
     """What the client sends: its new weights, `local - global`, or the gradient (sgd only)."""
+    device: str = Field(default="cpu", pattern=r"^(cpu|mps|cuda(:\d+)?)$")
+    """Where clients train, and the server evaluates and draws samples: `cpu`, `cuda`, `cuda:1`, `mps`."""
 
 
 class Defense(Plugin):

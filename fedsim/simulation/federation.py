@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from adversary.manipulation import MANIPULATIONS
@@ -16,6 +17,7 @@ from fedsim.data.partition import partition_clients
 from fedsim.defenses import DEFENSES
 from fedsim.defenses.chain import describe
 from fedsim.defenses.upload import Defense
+from fedsim.errors import InputError
 from fedsim.options import build
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import Scenario, Training
@@ -64,11 +66,12 @@ def cohorts_of(scenario: Scenario) -> Cohorts:
 
 def recipe_of(training: Training) -> Recipe:
     """Return how clients train (what they upload is the federation's)."""
-    return Recipe(**training.model_dump(exclude={"upload"}))
+    return Recipe(**training.model_dump(exclude={"upload", "device"}))
 
 
 def federation_of(scenario: Scenario) -> Federation:
     """Load the data, deal it out and build the task; raises InputError in one line where that cannot be."""
+    require_device(scenario.training.device)
     dataset = dataset_of(scenario)
     partition = scenario.partition
     return Federation(
@@ -79,9 +82,19 @@ def federation_of(scenario: Scenario) -> Federation:
         ),
         recipe=recipe_of(scenario.training),
         upload=scenario.training.upload,
+        device=scenario.training.device,
         seed=scenario.seed,
         defense_of=cohorts_of(scenario).defense_of,
     )
+
+
+def require_device(name: str) -> None:
+    """Raise InputError where this machine has no such device."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # built without it, or not there
+        why = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"training.device = {name!r}: allowed: a device of this machine ({why})") from None
 
 
 def dataset_of(scenario: Scenario) -> Dataset:

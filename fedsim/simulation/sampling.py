@@ -32,10 +32,13 @@ class Sampler:
     def __init__(
         self, task: DiffusionTask, options: Diffusion, model: nn.Module, split: Split, folder: Path, seed: int
     ) -> None:
-        """Take the model to load weights into, and the split of real images; pictures go to `folder`."""
+        """Take the model to load weights into, and the split of real images; pictures go to `folder`.
+
+        Draws where the model is, from latents that are the same on every device.
+        """
         self._task, self._options, self._model, self._folder = task, options, model, folder
-        generator = torch_generator(seed, "samples")
-        self._latents = torch.randn(options.samples, *task.input_shape, generator=generator)
+        generator, device = torch_generator(seed, "samples"), next(model.parameters()).device
+        self._latents = torch.randn(options.samples, *task.input_shape, generator=generator).to(device)
         self._real = split.batch(range(min(REAL, len(split))))[0]
 
     def due(self, server_round: int) -> bool:
@@ -54,11 +57,11 @@ class Sampler:
 
     @torch.no_grad()
     def draw(self) -> Tensor:
-        """Return the model's images of all latents, clipped to [0, 1]."""
+        """Return the model's images of all latents, clipped to [0, 1], on the CPU."""
         steps = min(self._options.sample_steps, self._task.timesteps)
         chunks = torch.split(self._latents, BATCH)
         images = [ddim_sample(self._task, self._model, chunk, steps, clip=True) for chunk in chunks]
-        return torch.cat(images).clamp(0, 1)
+        return torch.cat(images).clamp(0, 1).cpu()
 
 
 def sampler_of(

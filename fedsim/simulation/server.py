@@ -69,9 +69,10 @@ def _run(
     grid: OrderedGrid,
 ) -> None:
     model = federation.task.build(scenario.seed)
+    initial = ArrayRecord(model.state_dict())
+    model = model.to(federation.device)
     evaluator = Evaluator(federation.task, model, federation.dataset.test)
     sampler = sampler_of(scenario, federation.task, model, federation.dataset.test, folder)
-    initial = ArrayRecord(model.state_dict())
     rounds = scenario.strategy.rounds
     journal = Journal(
         _strategy(scenario),

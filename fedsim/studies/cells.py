@@ -19,7 +19,14 @@ CELLS = "cells"
 SUMMARY = "summary.json"
 FAILED = "failed.json"
 """Why a cell did not finish; such a cell is tried again when the study is."""
-_UNSEEN = ("name", "output", "engine", "adversary.workers", "adversary.capture.max_gigabytes")
+_UNSEEN = (
+    "name",
+    "output",
+    "engine",
+    "training.device",
+    "adversary.workers",
+    "adversary.capture.max_gigabytes",
+)
 """Keys on which no figure depends, so that the name of a cell does not either."""
 
 

@@ -70,6 +70,15 @@ def test_a_defense_out_of_range_is_named() -> None:
         cohorts_of(broken.model_copy(update={"defenses": [table]}))
 
 
+def test_a_device_that_is_not_there_is_named() -> None:
+    asked = scenario(training={"device": "cuda:7"})
+    with pytest.raises(InputError, match=r"training\.device = 'cuda:7': allowed: a device of this machine"):
+        federation_of(asked)
+    with pytest.raises(InputError, match=r"training\.device = 'gpu'"):
+        scenario(training={"device": "gpu"})
+    assert federation_of(scenario()).device == "cpu"
+
+
 def test_a_federation_is_built_once_a_file(tmp_path: Path) -> None:
     prepare(tmp_path)
     path = tmp_path / "scenario.toml"
