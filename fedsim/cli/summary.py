@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.report.words import OBSERVERS
+
 Row = Mapping[str, Any]
 _HEADER = (
     "attack",
@@ -55,11 +57,10 @@ def _head(summary: Row) -> str:
 
 def _privacy(promises: Sequence[Row]) -> list[str]:
     """Return what the noise promises, the best that is known against each observer, or why nothing."""
-    observers = {"server": "the server", "models": "who sees the global models"}
     known = [promise for promise in promises if promise["epsilon"] is not None]
     if not known:
         return [f"privacy   no promise: {promise['reason']}" for promise in promises[:1]]
-    found = [f"{p['epsilon']:.3g} for a {p['protects']} against {observers[p['against']]}" for p in known]
+    found = [f"{p['epsilon']:.3g} for a {p['protects']} against {OBSERVERS[p['against']]}" for p in known]
     return [f"privacy   epsilon {', '.join(found)} (delta {known[0]['delta']:g})"]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from fedsim.report.folder import Row, RunFolder
 from fedsim.report.words import (
     ABSENT,
+    OBSERVERS,
     attacker,
     count,
     interval,
@@ -159,9 +160,6 @@ def _leak_figure(row: Row) -> Cell:
         "detail": f"{who}; 95% interval {low_high}",
         "tone": "plain" if plain else "adaptive" if row["adaptive"] else "naive",
     }
-
-
-OBSERVERS = {"server": "the server", "models": "who sees the global models"}
 
 
 def promises(run: RunFolder) -> list[Cell]:

@@ -27,6 +27,8 @@ ACRONYMS = {
     "adam": "Adam",
 }
 ABSENT = "–"
+OBSERVERS = {"server": "the server", "models": "who sees the global models"}
+"""Whom a promise of differential privacy holds against."""
 
 
 def number(value: Any, digits: int = 2) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedsim.report.words import ABSENT, interval, number
+from fedsim.report.words import ABSENT, OBSERVERS, interval, number
 from fedsim.studies.page.layout import Layout
 from fedsim.studies.page.look import WHO
 from fedsim.studies.page.points import Point
@@ -40,9 +40,6 @@ def promise_table(points: Sequence[Point], layout: Layout) -> Table | None:
     return Table(name="promises", heads=heads, lines=lines, words=len(layout.factors) + 4)
 
 
-AGAINST = {"server": "the server", "models": "observers of the models"}
-
-
 def _promise_line(layout: Layout, group: _Measured, promise: Row) -> Line:
     some = next(iter(group.points.values()))
     epsilon, reason = promise.get("epsilon"), promise.get("reason") or ""
@@ -52,7 +49,7 @@ def _promise_line(layout: Layout, group: _Measured, promise: Row) -> Line:
         Cell(some.defended.series, by=some.defended.series),
         Cell(some.defended.strength or ABSENT, by=some.defended.order[-1] if some.defended.order else None),
         *(Cell(text, by=text) for text in layout.panels[some.panel].factors.values()),
-        Cell(f"against {AGAINST.get(against, against)}", reason, against),
+        Cell(f"against {OBSERVERS.get(against, against)}", reason, against),
         Cell(f"a {promise.get('protects', ABSENT)}", adjacency, str(promise.get("protects"))),
         Cell("no promise" if epsilon is None else f"{epsilon:.3g}", by=epsilon),
         Cell(
