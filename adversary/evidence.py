@@ -1,6 +1,8 @@
 """From captures to a problem: the observed gradient, the entries that count, the knowledge of the defence."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ def build_problem(
     unit = unit_of(captures[0].upload, learning_rate, steps)
     updates = _updates(captures, weights, names)
     one_step = unit_of(captures[0].upload, learning_rate)
-    knowledge = None if defenses is None else _knowledge(defenses, one_step)
+    knowledge = None if defenses is None else _knowledge(defenses, one_step, len(captures[0].clients))
     target = {name: torch.stack([update[name] for update in updates]) / unit for name in names}
     statistics = observed_statistics(captures, weights, model, own=own_statistics, steps=steps)
     return Problem(
@@ -91,11 +93,12 @@ def _updates(
     return [observed_update(capture, weights, names) for capture in captures]
 
 
-def _knowledge(defenses: Sequence[Defense], unit: float) -> Adaptive:
+def _knowledge(defenses: Sequence[Defense], unit: float, clients: int) -> Adaptive:
+    """Return what is done about a chain; in the mean over `clients` of equal weight their noises average."""
     knowledge = Chain(tuple(defenses)).adaptive(unit)
     if knowledge is None:
         raise ValueError("adaptive: none")
-    return knowledge
+    return replace(knowledge, noise_std=knowledge.noise_std / math.sqrt(max(1, clients)))
 
 
 def _present(

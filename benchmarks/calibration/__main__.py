@@ -4,7 +4,8 @@
         [--data FILE.npz] [--n N] [--seed S] [--json OUT]
     python -m benchmarks.calibration table FILE.json ... [--into docs/calibration.md]
 
-WHAT is idlg, dlg, coordinates, batches, resnet, defenses, cases, prior, inverting, repeats or local.
+WHAT is idlg, dlg, auto, coordinates, batches, resnet, defenses, cases, prior, inverting, gradinversion,
+repeats or local.
 
 Random pairs of image and start: images drawn from the training half of the data (default: the embedded
 Fashion-MNIST), gradients in float32 as a client computes them, `--per-weights` captures for each draw of
@@ -27,11 +28,14 @@ from benchmarks.calibration.figures import figures
 from benchmarks.calibration.measure import attack_groups
 from benchmarks.calibration.settings import (
     CASES,
+    CHOICES,
     Setting,
+    auto,
     batches,
     cases,
     coordinates,
     defenses,
+    gradinversion,
     inverting,
     lenet,
     prior,
@@ -67,6 +71,7 @@ ATTACK = {
 HELP = {
     "idlg": "iDLG on LeNet, batch 1",
     "dlg": "DLG on LeNet, batch 1",
+    "auto": "auto beside the attacks that it chooses from, each with the same budget",
     "coordinates": "LeNet, batch 1: natural coordinates and pixels, each from grey and from noise",
     "batches": "DLG on LeNet, several images a batch",
     "resnet": "DLG on ResNet-20 and ResNet-56 with sigmoid and without strides",
@@ -74,12 +79,13 @@ HELP = {
     "cases": "a strength of each defence at which knowing it decides: naive and adaptive",
     "prior": "noise, and how much the prior weighs",
     "inverting": "Inverting Gradients on ConvNet or ResNet-18",
+    "gradinversion": "GradInversion on LeNet and on a narrow ConvNet with BatchNorm",
     "repeats": "batches of different labels, and of one that all images share",
     "local": "several local steps: epochs E in batches of B",
 }
 DEFAULT_N = {
-    **{"coordinates": 10, "resnet": 5, "defenses": 10, "cases": 40},
-    **{"prior": 8, "inverting": 3, "repeats": 5, "local": 3},
+    **{"auto": 10, "coordinates": 10, "resnet": 5, "defenses": 10, "cases": 40},
+    **{"prior": 8, "inverting": 3, "gradinversion": 3, "repeats": 5, "local": 3},
 }
 
 
@@ -90,6 +96,8 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
     match arguments.what:
         case "idlg" | "dlg":
             return lenet(arguments.what, arguments.restarts, options)
+        case "auto":
+            return auto(arguments.only, options)
         case "coordinates":
             return coordinates(arguments.attack, options)
         case "batches":
@@ -102,6 +110,8 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
             return cases(arguments.only, arguments.attack, options)
         case "prior":
             return prior(arguments.std, arguments.attack, options)
+        case "gradinversion":
+            return gradinversion(arguments.seeds, options)
         case "repeats":
             a = arguments
             return repeats(a.model, a.batch, a.attack, options, a.prior)
@@ -221,6 +231,12 @@ def _add_options(command: argparse.ArgumentParser, name: str) -> None:
         command.add_argument("--prior", type=float, default=1e-5, help=text)
     if name == "cases":
         command.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="DEFENCE")
+    if name == "auto":
+        command.add_argument("--only", nargs="+", choices=CHOICES, default=list(CHOICES), metavar="CASE")
+        command.set_defaults(max_evaluations=2000)
+    if name == "gradinversion":
+        command.add_argument("--seeds", type=int, default=2, help="starts that pull on each other")
+        command.set_defaults(max_evaluations=500)
     if name == "prior":
         command.add_argument("--std", type=float, nargs="+", default=[0.001, 0.01, 0.03, 0.1, 0.2])
     if name == "repeats":

@@ -1,9 +1,10 @@
 """What is measured: each subcommand is a list of settings, measured one after the other."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from adversary.attacks import ATTACKS
 from benchmarks.victims import Victim
 from fedsim.defenses.chain import describe
 from fedsim.options import require
@@ -26,6 +27,23 @@ CASES: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     ),
 }
 """A strength of each defence at which knowing it decides, and a chain; gradients are 15 to 30 long."""
+SMALL_IMAGES = {"noise": 0.01, "gradient": 1.0}
+"""Weights of GradInversion that do better than the paper's below 64 pixels a side."""
+LENET_CANDIDATES = ("idlg", "dlg", "inverting")
+CHOICES: Mapping[str, tuple[Victim, tuple[str, ...]]] = {
+    "lenet": (Victim(), LENET_CANDIDATES),
+    "lenet, batch 4": (Victim(batch_size=4, assumed_noise=1e-5), LENET_CANDIDATES),
+    **{
+        f"lenet, {name}": (Victim(defenses=CASES[name], adaptive=True), LENET_CANDIDATES)
+        for name in ("masking", "clipping", "pruning", "noising", "chain")
+    },
+    "mlp": (Victim(model="mlp"), ("analytic", "spear", "idlg", "inverting")),
+    "convnet of width 8": (
+        Victim(model="convnet", model_options={"width": 8}, mode="eval"),
+        ("inverting", "idlg"),
+    ),
+}
+"""Victims that ask for different attacks, and which of those `auto` has to choose from suit them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +136,24 @@ def cases(names: Sequence[str], attack: str, options: Mapping[str, Any]) -> list
     ]
 
 
+def auto(names: Sequence[str], options: Mapping[str, Any]) -> list[Setting]:
+    """Return `auto` and the attacks that it chooses from on the same captures, each with the same budget."""
+    return [
+        Setting(
+            name=name,
+            victim=CHOICES[name][0],
+            attack=attack,
+            options=options if "max_evaluations" in _options(attack) else {},
+        )
+        for name in names
+        for attack in ("auto", *CHOICES[name][1])
+    ]
+
+
+def _options(attack: str) -> set[str]:
+    return {one.name for one in fields(ATTACKS.resolve(attack, "attack"))}
+
+
 def prior(stds: Sequence[float], attack: str, options: Mapping[str, Any]) -> list[Setting]:
     """Return noise with the prior's weight as it is, threefold, and as a rule in sigma^2 would have it.
 
@@ -164,6 +200,24 @@ def repeats(model: str, size: int, attack: str, options: Mapping[str, Any], prio
         )
         for distinct in range(size, 0, -1)
         if size % distinct == 0
+    ]
+
+
+def gradinversion(seeds: int, options: Mapping[str, Any]) -> list[Setting]:
+    """Return GradInversion with the paper's weights, for 224x224, and with those that suit small images.
+
+    On LeNet, which has no BatchNorm, and on a narrow ConvNet in train mode with the statistics of its batch.
+    """
+    batchnorm = {"model": "convnet", "model_options": {"width": 8}, "statistics_known": True}
+    return [
+        Setting(
+            name=f"{model}, {told}",
+            victim=Victim(labels_known=True, **changes),
+            attack="gradinversion",
+            options={"seeds": seeds, **weights, **options},
+        )
+        for model, changes in (("lenet", {}), ("convnet of width 8, statistics granted", batchnorm))
+        for told, weights in (("the paper's weights", {}), ("small images'", SMALL_IMAGES))
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.calibration import local, pairs
+from benchmarks.calibration import choice, local, pairs
 from benchmarks.common import command_line, markdown, show
 from fedsim.errors import InputError
 
@@ -100,11 +100,12 @@ COLUMNS: dict[str, tuple[dict[str, Cell], ...]] = {
     "defenses": ({**_SIMILARITY, **_COUNTS},),
     "prior": (_SIMILARITY,),
     "repeats": (_SIMILARITY,),
+    "gradinversion": (_SIMILARITY,),
     "inverting": (
         {**_SIMILARITY, "published PSNR, LeNet / ResNet20-4": lambda entry, _: _published_psnr(entry)},
     ),
 }
-_WHOLE = {"cases": pairs.table, "local": local.table}
+_WHOLE = {"auto": choice.table, "cases": pairs.table, "local": local.table}
 
 
 def tables(files: Sequence[Path]) -> tuple[str, str]:

@@ -1,18 +1,19 @@
 """The attack that chooses by itself: exact where it can be, within its budget, and never by the truth."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from conftest import Victim, victim_of
 from torch import nn
 
-from adversary.attacks.auto import Auto
+from adversary.attacks.auto import HANDICAP, Auto
 from adversary.attacks.idlg import IDLG
 from adversary.captures import Capture
 from adversary.evidence import build_problem
 from adversary.metrics import ssim
-from adversary.problem import Problem, frozen_model
+from adversary.problem import Attempt, Problem, frozen_model
 from adversary.reconstruct import reconstruct
 from fedsim.errors import InputError
 from fedsim.tasks.classification import ClassificationTask, classification_task
@@ -99,3 +100,51 @@ def test_draws_of_an_exact_reading_are_no_evaluations() -> None:
     problem = victim.problem([victim.capture(victim.images, victim.labels)], batch_size=6)
     attempt = Auto(max_evaluations=50).attack(problem)
     assert int(attempt.evaluations[0]) <= 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A search that ends at a loss, at an image of one shade."""
+
+    loss: float
+    shade: float
+    converged: bool = False
+    max_evaluations: int = 100
+    max_images: ClassVar[int] = 1
+
+    def attack(self, problem: Problem) -> Attempt:
+        return Attempt(
+            images=torch.full((len(problem), 1, *problem.task.input_shape), self.shade),
+            labels=torch.zeros(len(problem), 1, dtype=torch.int64),
+            losses=torch.full((len(problem),), self.loss),
+            evaluations=torch.full((len(problem),), 100),
+            converged=torch.full((len(problem),), self.converged),
+        )
+
+
+@pytest.mark.parametrize(
+    ("less", "kept"),
+    [
+        (Fixed(loss=0.3, shade=0.2), 0.1),
+        (Fixed(loss=0.05, shade=0.2), 0.2),
+        (Fixed(loss=0.9, shade=0.2, converged=True), 0.2),
+    ],
+)
+def test_a_search_that_suits_less_has_to_fit_much_better(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch, less: Fixed, kept: float
+) -> None:
+    searches = [(Fixed(loss=1.0, shade=0.1), 1.0), (less, HANDICAP)]
+    monkeypatch.setattr("adversary.attacks.auto._searches", lambda _: searches)
+    monkeypatch.setattr("adversary.attacks.auto._readings", lambda _: [])
+    problem = victim.problem([victim.capture(victim.images[:1], victim.labels[:1])])
+    found = Auto(max_evaluations=200).attack(problem)
+    assert float(found.images.mean()) == pytest.approx(kept)
+    assert int(found.evaluations[0]) == 200
+
+
+def test_the_first_search_starts_where_it_would_alone(victim: Victim) -> None:
+    problem = victim.problem([victim.capture(victim.images[:1], victim.labels[:1])])
+    alone, chosen = (
+        attack.attack(problem) for attack in (IDLG(max_evaluations=20), Auto(max_evaluations=20))
+    )
+    assert torch.equal(alone.images, chosen.images)

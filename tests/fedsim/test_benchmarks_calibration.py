@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from adversary.batchnorm import batch_statistics
 from benchmarks.calibration.__main__ import main
+from benchmarks.calibration.choice import gain
 from benchmarks.calibration.figures import figures, label_hits
 from benchmarks.calibration.settings import CASES, defenses
 from benchmarks.common import Pool, data_of, median
@@ -111,6 +112,27 @@ def test_a_case_of_each_defence_is_a_row_naive_beside_adaptive(
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("| masking(p=0.5)"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:6] == ["4", "SSIM > 0.5", "0 [0, 49]", "100 [51, 100]", "yes"]
+
+
+def test_auto_stands_beside_the_attacks_that_it_chooses_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "auto.json"
+    options = ["--n", "2", "--max-evaluations", "40", "--only", "mlp", "lenet"]
+    assert main(["auto", *SMALL, *options, "--json", str(out)]) == 0
+    entries = json.loads(out.read_text(encoding="utf-8"))["settings"]
+    attacks = [(entry["name"], entry["attack"]) for entry in entries]
+    assert attacks[:2] == [("mlp", "auto"), ("mlp", "analytic")]
+    assert attacks[5:] == [("lenet", name) for name in ("auto", "idlg", "dlg", "inverting")]
+    assert all(entry["options"].get("max_evaluations", 40) == 40 for entry in entries)
+    rows = [entry["rows"]["single"] for entry in entries[5:]]
+    differences = [ours["ssim"] - its["ssim"] for ours, its in zip(rows[0], rows[3], strict=True)]
+    assert gain(entries[5], entries[8])["mean"] == pytest.approx(sum(differences) / 2)
+    capsys.readouterr()
+    assert main(["table", str(out)]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if "| mlp | 2 |" in line)
+    assert row.count("100%") == 5
+    assert "| analytic | 0 [0, 0] | 1 [1, 1] |" in row
 
 
 def test_batches_are_drawn_with_so_many_different_labels() -> None:
