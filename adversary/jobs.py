@@ -56,6 +56,7 @@ class AttackJob:
     granted: str | None = None
     """Folder with what a diffusion client drew, `<capture>.safetensors`, where the threat model grants it."""
     mode: Literal["train", "eval"] = "train"
+    cuda_graphs: bool = False
     seed: int = 0
     out: str
     """Folder of the reconstructions."""
@@ -142,7 +143,7 @@ def _problem(job: AttackJob, names: list[str], device: str) -> Problem:
     places = [job.names.index(name) for name in names]
     first = _round_problem(job, names, names, device)
     rounds = [_round_problem(job, names, [later[place] for place in places], device) for later in job.joined]
-    return replace(first, rounds=tuple(rounds))
+    return replace(first, rounds=tuple(rounds), graphs=job.cuda_graphs)
 
 
 def _round_problem(job: AttackJob, names: list[str], files: list[str], device: str) -> Problem:

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_map
 
 from adversary.objectives import Comparison, matching
 from adversary.problem import Problem
+from adversary.replay import replayed
 
 Batched = Callable[..., tuple[Tensor, Tensor]]
 """(points (k, n), *what the loss takes besides, with a leading row a capture) -> (losses (k,), gradients)."""
@@ -23,7 +24,8 @@ ENTRIES = {"cpu": 2_000_000, "cuda": 100_000_000}
 def lockstep(problem: Problem, loss: Callable[..., Tensor]) -> Batched:
     """Return what evaluates `loss(point (n,), *rest) -> scalar` and its gradient for a batch of captures.
 
-    Captures go through `torch.func.vmap`, `chunk_size(problem)` at a time, so that memory stays bounded.
+    Captures go through `torch.func.vmap`, `chunk_size(problem)` at a time, so that memory stays bounded; on a
+    GPU they are replayed as a CUDA graph where the problem asks for it.
     """
     single, size = grad_and_value(loss), chunk_size(problem)
 
@@ -31,7 +33,7 @@ def lockstep(problem: Problem, loss: Callable[..., Tensor]) -> Batched:
         gradients, losses = _mapped(single, size)(points, *rest)
         return losses, gradients
 
-    return batched
+    return replayed(batched) if problem.graphs and problem.like.is_cuda else batched
 
 
 def matching_losses(

@@ -60,6 +60,8 @@ class Problem:
     """How the client trained, where the threat model grants it."""
     knowledge: Adaptive | None = None
     """What the attacker does about the defence; None for the naive attacker."""
+    graphs: bool = False
+    """Whether evaluations on a GPU are recorded and replayed as CUDA graphs."""
 
     def __len__(self) -> int:
         """Return P, the number of captures."""

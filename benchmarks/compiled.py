@@ -1,10 +1,11 @@
-"""What `torch.compile` would do to the evaluations of iDLG: the same ones, as they are and compiled.
+"""What `torch.compile`, or on a GPU a CUDA graph, does to the evaluations of iDLG: the same ones, timed.
 
-    python -m benchmarks.compiled [--data FILE.npz] [--n N] [--seed S] [--json OUT]
+    python -m benchmarks.compiled [--data FILE.npz] [--n N] [--seed S] [--json OUT] [--device cuda]
 
-The matching loss and its gradient of N captures of one LeNet at once, float32, one thread: seconds of
-compilation, milliseconds an evaluation of all, largest difference of the gradients relative to the largest
-gradient, and after how many evaluations the compilation would have paid. Medians of 30, bootstrap intervals.
+The matching loss and its gradient of N captures of one LeNet at once, float32, one thread, as it is and
+compiled (on a GPU: recorded and replayed as well): seconds of compilation, milliseconds an evaluation of all,
+largest difference of the gradients relative to the largest gradient, and after how many evaluations the
+compilation would have paid. Medians of 30, bootstrap intervals.
 """
 
 import argparse
@@ -21,13 +22,14 @@ from torch.func import grad_and_value, vmap
 from adversary.objectives import matching
 from adversary.precision import cast
 from adversary.problem import Evidence, Problem
+from adversary.replay import Outcome, record_cuda
 from benchmarks import common
 from benchmarks.victims import Victim, groups_of
 from fedsim.engines.environment import threads
 
 TIMES = 30
 
-Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
+Evaluate = Callable[[Tensor], Outcome]
 
 
 def evaluation_of(problem: Problem, labels: Tensor) -> Evaluate:
@@ -47,7 +49,7 @@ def timed(evaluate: Evaluate, images: Tensor) -> list[float]:
     found = []
     for _ in range(TIMES):
         begun = time.perf_counter()
-        evaluate(images)
+        evaluate(images)[1].cpu()  # a GPU is done when its values are here
         found.append(time.perf_counter() - begun)
     return found
 
@@ -58,9 +60,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     images, labels = pool.draw(arguments.n, arguments.seed)
     victim = Victim()
     (group,) = groups_of(victim, images, labels, pool.classes, arguments.seed, arguments.n)
-    problem = cast(group.problem(victim, arguments.seed), torch.float32)
+    problem = cast(group.problem(victim, arguments.seed, device=arguments.device), torch.float32)
     points = torch.full((arguments.n, 1, *pool.shape), 0.5) + 0.1 * problem.draw_images().float()
-    plain = evaluation_of(problem, group.labels)
+    points = points.to(problem.like)
+    plain = evaluation_of(problem, group.labels.to(arguments.device))
     compiled: Evaluate = torch.compile(plain)
     expected = plain(points)[0]
     begun = time.perf_counter()
@@ -68,6 +71,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     spent = time.perf_counter() - begun
     seconds = {"as it is": timed(plain, points), "compiled": timed(compiled, points)}
     before, after = (statistics.median(values) for values in seconds.values())
+    if problem.like.is_cuda:
+        graph = record_cuda(lambda leaves: plain(*leaves), [points])
+        seconds["replayed"] = timed(lambda images: graph([images]), points)
     return {
         "data": common.data_of(pool, images, labels),
         "compilation": spent,
@@ -85,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     common.add_options(top, 16, "captures")
+    top.add_argument("--device", default="cpu")
     arguments = top.parse_args(argv)
 
     def run() -> None:

@@ -98,6 +98,7 @@ def cells_of(arguments: argparse.Namespace) -> list[tuple[Cell, int]]:
         seed=arguments.seed,
         device=arguments.device,
         threads=arguments.threads,
+        cuda_graphs=arguments.cuda_graphs,
     )
     theirs, own = [BUDGET], [BUDGET]
     if arguments.attack == "inverting":
@@ -185,6 +186,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--start", metavar="START", help="where ours starts (docs/attacks.md; its default)")
     top.add_argument("--variation", type=float, default=1e-4, help="the peers' weight of total variation")
     top.add_argument("--device", default="cpu")
+    top.add_argument("--cuda-graphs", action="store_true", help="ours replays its evaluations on a GPU")
     top.add_argument("--threads", type=int, default=1)
     return top
 

@@ -57,6 +57,8 @@ class Cell:
     seed: int
     device: str
     threads: int
+    cuda_graphs: bool = False
+    """Whether ours replays its evaluations on a GPU."""
 
 
 def execute(cell: Cell) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def execute(cell: Cell) -> dict[str, Any]:
     problem = group.problem(victim, cell.seed, dtype, cell.device).select(chosen)
     truths = [group.images[row, 0] for row in chosen]
     before = peak_memory()
+    problem = replace(problem, graphs=cell.cuda_graphs)
     rows = _ours(cell, problem, truths) if cell.method == "ours" else _peer(cell, group, problem, truths)
     for row, label in zip(rows, labels[chosen].tolist(), strict=True):
         row["label"] = label

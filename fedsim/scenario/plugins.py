@@ -54,10 +54,22 @@ def check_plugins(scenario: Scenario) -> None:
     All names are looked up first, which imports nothing heavy; then each plug-in is imported.
     """
     found = plugins(scenario)
+    _check_once(scenario)
     for kind, key, table in found:
         registry(kind).check(table.name, f"{key}.name")
     for kind, key, table in found:
         check_plugin(kind, key, table, clients=scenario.partition.clients)
+
+
+def _check_once(scenario: Scenario) -> None:
+    """Raise InputError where an attack is named twice: reconstructions and scores go by its name."""
+    names = [attack.name for attack in scenario.adversary.attacks]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise InputError(
+                f"adversary.attacks.{number}.name = {name!r}: allowed: each attack once; "
+                "with other options `fedsim attack RUN` runs it again"
+            )
 
 
 def check_plugin(kind: str, key: str, table: Plugin, *, clients: int = 10) -> None:

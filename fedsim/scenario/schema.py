@@ -187,6 +187,8 @@ class Adversary(Section):
     """The attacks; an empty list captures only."""
     workers: int | None = Field(default=None, ge=0)
     """Attack processes; one per device where it is missing, 0 attacks in the main process."""
+    cuda_graphs: bool = False
+    """On a GPU, record what an attack evaluates again and again, and replay it as a CUDA graph."""
 
 
 class Engine(Plugin):

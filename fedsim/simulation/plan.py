@@ -84,7 +84,7 @@ def _plan_group(
     notes += filter(None, [_steps_note(attack, first, job.steps)])
     if cohort != "none" and attack.adaptive:
         why_not = _not_adaptive(cohort, defenses, threat)
-        notes += filter(None, [why_not])
+        notes += filter(None, [why_not or _sum_note(first)])
         if not why_not:
             made.jobs.append(replace(job, adaptive=True, defenses=defenses))
     if notes:
@@ -149,6 +149,7 @@ def _job(
         own_statistics=threat.grants(Capability.BATCHNORM_STATISTICS),
         labels=_labels(target, group) if threat.grants(Capability.LABELS) else None,
         granted=grant_draws(target, group, threat, out),
+        cuda_graphs=target.scenario.adversary.cuda_graphs,
         seed=target.scenario.seed,
         out=str(out / "reconstructions"),
     )
@@ -235,6 +236,13 @@ def _steps_note(attack: Attack, capture: Capture, steps: int) -> str:
     if not _unrolls(attack):
         return f"{steps} local steps matched as one"
     return f"{steps} local steps of several clients unrolled as one client's" if capture.clients else ""
+
+
+def _sum_note(capture: Capture) -> str:
+    """Return what is to be said of an adaptive attacker who sees several clients' uploads as one."""
+    if not capture.clients:
+        return ""
+    return f"the defence of {len(capture.clients)} clients taken for that of one, but for its noise"
 
 
 def _steps(target: Target, examples: int) -> int:

@@ -49,13 +49,14 @@ class Victim:
         defenses: Sequence[Defense] | None = None,
         batch_size: int = 1,
         seeds: Sequence[int] | None = None,
+        device: str = "cpu",
     ) -> Problem:
         """Return the problem of attacking captures; `defenses` is what the attacker knows of."""
         return build_problem(
             captures,
             self.weights,
             self.task,
-            frozen_model(self.task, self.weights),
+            frozen_model(self.task, self.weights, device=device),
             learning_rate=LEARNING_RATE,
             batch_size=batch_size,
             seeds=range(len(captures)) if seeds is None else seeds,

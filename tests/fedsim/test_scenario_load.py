@@ -87,7 +87,9 @@ tables = st.fixed_dictionaries(
                     }
                 ),
                 "attacks": st.lists(
-                    st.sampled_from(["dlg", "idlg", {"name": "dlg", "restarts": 3}]), max_size=2
+                    st.sampled_from(["dlg", "idlg", {"name": "dlg", "restarts": 3}]),
+                    max_size=2,
+                    unique_by=lambda attack: attack["name"] if isinstance(attack, dict) else attack,
                 ),
                 "workers": st.none() | st.integers(0, 4),
             },

@@ -71,3 +71,26 @@ def _known(training: dict[str, Any], examples: int, defense: dict[str, Any]) -> 
     made = plan(Uploads(scenario), [capture], parse("C"), Path("out"))
     (table,) = next(job for job in made.jobs if job.adaptive).defenses
     return table["batch_size"], table["steps"]
+
+
+@pytest.mark.parametrize("clients", [(), (0, 1, 2)])
+def test_of_a_sum_is_said_that_its_defence_is_taken_for_one_clients(clients: tuple[int, ...]) -> None:
+    scenario = load_scenario(
+        {
+            "data": {"name": "fashion_mnist", "train_limit": 200, "test_limit": 50},
+            "defenses": [{"name": "masking", "p": 0.5}],
+        }
+    )
+    capture = Capture(
+        round=1,
+        client=None if clients else 0,
+        node=None if clients else 1,
+        upload="update",
+        arrays={"w": torch.zeros(2)},
+        metrics={"num-examples": 1},
+        clients=clients,
+    )
+    made = plan(Uploads(scenario), [capture], parse("C"), Path("out"))
+    notes = " ".join(made.notes.values())
+    assert ("the defence of 3 clients taken for that of one" in notes) == bool(clients)
+    assert any(job.adaptive for job in made.jobs)
