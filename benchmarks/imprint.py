@@ -1,12 +1,13 @@
 """Robbing the Fed: how many images of a batch a malicious server reads off one gradient.
 
     python -m benchmarks.imprint [--data FILE.npz] [--n N] [--seed S] [--batch B] [--bins K] [--model NAME]
-                                 [--json OUT] [--into FILE.md]
+                                 [--masking P] [--naive] [--json OUT] [--into FILE.md]
 
 `--n` batches of `--batch` images, each on the model with fresh weights behind an imprint block; up to 1000
 other images of the same data are public. An image counts as exact where no pixel is off by more than 1e-3.
 Printed for each block: exact images a batch, mean with a 95 % interval (BCa bootstrap over batches), the
-fewest of any batch, images above 40 dB, labels found for exact images, and the seconds a batch.
+fewest of any batch, images above 40 dB and with an SSIM above 0.9, labels found for exact images, and the
+seconds a batch.
 """
 
 import argparse
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor
 
 from adversary.attacks.imprint import ImprintAttack
+from adversary.leakage import SUCCESS
 from adversary.manipulation.imprint import Imprint
 from adversary.manipulation.surgery import manipulated
 from adversary.matching import match
-from adversary.metrics import psnr
+from adversary.metrics import psnr, ssim
 from benchmarks import common
 from benchmarks.victims import Group, Victim
 from fedsim.options import require
@@ -61,6 +63,7 @@ def read_batch(group: Group, victim: Victim, seed: int) -> dict[str, float]:
     exact = (found - truth).abs().flatten(1).amax(dim=1) < EXACT
     return {
         "exact": int(exact.sum()),
+        "similar": int((ssim(found.clamp(0, 1).float(), truth) > SUCCESS).sum()),
         "above_40_db": int((psnr(found.clamp(0, 1).float(), truth) > 40).sum()),
         "labels": int((exact & (attempt.labels[0][pairs] == labels)).sum()),
         "converged": bool(attempt.converged[0]),
@@ -78,7 +81,10 @@ def measured(
     """Return the figures of one block."""
     name, options, informed = block
     imprint = Imprint(bins=arguments.bins, **options)
-    victim = Victim(model=arguments.model, batch_size=arguments.batch)
+    defenses = ({"name": "masking", "p": arguments.masking},) if arguments.masking else ()
+    victim = Victim(
+        model=arguments.model, batch_size=arguments.batch, defenses=defenses, adaptive=not arguments.naive
+    )
     task = manipulated(victim.task(pool.shape, pool.classes), imprint)
     scores = []
     for number, (images, labels) in enumerate(zip(*batches, strict=True)):
@@ -88,7 +94,7 @@ def measured(
         scores.append(read_batch(group, victim, arguments.seed))
     figures = {
         key: common.mean([score[key] for score in scores])
-        for key in ("exact", "above_40_db", "labels", "seconds")
+        for key in ("exact", "above_40_db", "similar", "labels", "seconds")
     }
     return {"block": name, "options": options, "public": informed, **figures, "scores": scores}
 
@@ -96,7 +102,7 @@ def measured(
 def row_of(row: Mapping[str, Any]) -> list[str]:
     """Return a line of the table."""
     least = min(score["exact"] for score in row["scores"])
-    keys = ("above_40_db", "labels", "seconds")
+    keys = ("above_40_db", "similar", "labels", "seconds")
     return [row["block"], common.show(row["exact"]), str(least), *(f"{row[key]['mean']:.3g}" for key in keys)]
 
 
@@ -108,10 +114,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=64, help="images in a batch (default 64)")
     parser.add_argument("--bins", type=int, default=1000, help="over all directions (default 1000)")
     parser.add_argument("--model", default="cnn", help="behind the block (default cnn)")
+    parser.add_argument("--masking", type=float, default=0.0, help="share of entries that clients withhold")
+    parser.add_argument("--naive", action="store_true", help="the attacker takes withheld entries for zeros")
     parser.add_argument("--into", metavar="FILE.md", help="put the table between the marks of this document")
     arguments = parser.parse_args(argv)
     pool = common.read_pool(arguments)
     asked = arguments.n * arguments.batch
+    require(0 <= arguments.masking < 1, "--masking", arguments.masking, "0 to less than 1")
     left = min(PUBLIC, len(pool.split) - asked)
     require(left >= 100, "--n", arguments.n, "so few batches that 100 images are left to be public")
     images, labels = pool.draw(asked + left, arguments.seed)
@@ -122,7 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for block in BLOCKS:
         rows.append(measured(arguments, pool, batches, images[asked:], block))
         print(" | ".join(row_of(rows[-1])), file=out, flush=True)
-    columns = ["block", f"exact of {arguments.batch}", "fewest", "above 40 dB", "labels", "seconds"]
+    columns = ["block", f"exact of {arguments.batch}", "fewest", "above 40 dB", "SSIM > .9"]
+    columns += ["labels", "seconds"]
     table = common.markdown(columns, [row_of(row) for row in rows])
     command = common.command_line("benchmarks.imprint", vars(arguments), skip=("json", "into"))
     data = common.data_of(pool, images[:asked], labels[:asked])
