@@ -28,6 +28,7 @@ from benchmarks.common import (
     exit_code,
     machine,
     markdown,
+    mean,
     prints_to,
     put_table,
     read_pool,
@@ -47,11 +48,14 @@ KNOWN = [Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=Tr
 PLUS = Way(name="GIDM+", attack="gidm_plus", options={}, restarts=5)
 TIMESTEPS = Way(name="timesteps alone", attack="timesteps", options={})
 JOINT = Way(name="joint descent", attack="joint", options={})
+BOTH = Way(name="GIDM, both phases", attack="gidm", options={}, known=True)
+PHASE_2 = Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True)
+OTHER_PRIOR = ", prior of other data"
 ABLATIONS = [
-    Way(name="GIDM, both phases", attack="gidm", options={}, known=True),
+    BOTH,
     Way(name="phase 1 alone", attack="gidm", options={"phases": "latents"}, known=True),
     Way(name="DLG (pixels alone, from noise)", attack="gidm", options=RELEASED, known=True),
-    Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True),
+    PHASE_2,
     Way(
         name="Inverting Gradients",
         attack="gidm",
@@ -89,11 +93,21 @@ def settings_of(arguments: argparse.Namespace) -> list[Setting]:
         tables = (None, *DEFENSES)
         names = ["undefended", *(", ".join(map(str, table.values())) for table in DEFENSES)]
         return [(name, TIMESTEPS, table, True) for name, table in zip(names, tables, strict=True)]
-    if arguments.what == "ablations" and arguments.std:
-        noise = {"name": "noising", "std": arguments.std}
-        return [(f"{way.name}, noise {arguments.std:g}", way, noise, True) for way in ABLATIONS]
-    ways = {"known": KNOWN, "unknown": [PLUS, *([JOINT] if arguments.joint else [])], "ablations": ABLATIONS}
-    return [(way.name, way, None, False) for way in ways[arguments.what]]
+    if arguments.what == "ablations":
+        noise = {"name": "noising", "std": arguments.std} if arguments.std else None
+        told = f", noise {arguments.std:g}" if noise else ""
+        ways = [_with_prior(way, arguments.prior) for way in ABLATIONS]
+        return [(f"{way.name}{told}", way, noise, bool(noise)) for way in ways]
+    ways = {"known": KNOWN, "unknown": [PLUS, *([JOINT] if arguments.joint else [])]}[arguments.what]
+    return [(way.name, way, None, False) for way in ways]
+
+
+def _with_prior(way: Way, prior: str | None) -> Way:
+    """Return the way with the denoiser of other data as its prior, where it makes use of one."""
+    uses = way.attack == "prior" or (way.attack == "gidm" and way.options.get("phases") != "pixels")
+    if prior is None or not uses:
+        return way
+    return replace(way, name=f"{way.name}{OTHER_PRIOR}", options={**way.options, "prior": prior})
 
 
 def chosen(arguments: argparse.Namespace) -> list[Setting]:
@@ -182,6 +196,7 @@ def lines(tables: Sequence[dict[str, Any]]) -> str:
 def _table_rows(table: dict[str, Any]) -> Iterator[list[str]]:
     command = table["command"]
     victim, batch = "trained" if command["weights"] else "untrained", str(command.get("batch", 1))
+    victim += f", DiT of patch {command.get('patch', 4)}" if command.get("model") == "dit" else ""
     for entry in table["settings"]:
         granted = ", ".join(entry["privileges"]) or "-"
         name = entry["name"] + (f", T = {steps}" if (steps := command["timesteps"]) != 1000 else "")
@@ -198,6 +213,8 @@ def _cells(found: dict[str, Any]) -> list[str]:
 
 def table(files: Sequence[Path]) -> tuple[str, str]:
     """Return the kind of benchmark that JSON files hold, and their table with the commands that made them."""
+    for path in files:
+        require(path.is_file(), "FILE", str(path), "what --json of this benchmark wrote")
     read = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     kinds = {one["command"]["what"] for one in read if one.get("benchmark") == "gidm"}
     if len(kinds) != 1:
@@ -205,7 +222,32 @@ def table(files: Sequence[Path]) -> tuple[str, str]:
             f"FILE = {', '.join(map(str, files))}: allowed: files of one subcommand of this benchmark"
         )
     commands = [f"    {command_line('benchmarks.gidm', one['command'])}" for one in read]
-    return kinds.pop(), "\n\n".join([lines(read), "\n".join(commands)])
+    return kinds.pop(), "\n\n".join([lines(read), *gains(read), "\n".join(commands)])
+
+
+def gains(tables: Sequence[dict[str, Any]]) -> list[str]:
+    """Return what phase 1 adds to phase 2, image by image, for each data, noise and prior: lines of text."""
+    pairs: dict[str, list[float]] = {}
+    alone = {}
+    for entry in (entry for one in tables for entry in one["settings"]):
+        if PHASE_2.name in entry["name"]:
+            noise = entry["name"].removeprefix(PHASE_2.name)
+            alone |= {(entry["data"]["images_sha256"], noise, row["case"]): row for row in entry["rows"]}
+    for entry in (entry for one in tables for entry in one["settings"]):
+        if entry["name"].startswith(BOTH.name):
+            told = entry["name"].removeprefix(BOTH.name)
+            noise = told.removeprefix(OTHER_PRIOR)
+            keys = [(entry["data"]["images_sha256"], noise, row["case"]) for row in entry["rows"]]
+            pairs.setdefault(f"{entry['data']['name']}{told}", []).extend(
+                row["ssim"] - alone[key]["ssim"]
+                for row, key in zip(entry["rows"], keys, strict=True)
+                if key in alone
+            )
+    return [
+        f"SSIM of both phases less that of phase 2 alone, {name}: {show(mean(found), 2)} (n = {len(found)})"
+        for name, found in pairs.items()
+        if found
+    ]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -218,6 +260,8 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(what)
         add_options(command, n, "captures")
         command.add_argument("--batch", type=int, default=1, help="images a capture")
+        command.add_argument("--model", choices=("unet", "dit"), default="unet")
+        command.add_argument("--patch", type=int, default=4, help="of the DiT")
         command.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net")
         command.add_argument("--prediction", default="epsilon")
         command.add_argument("--schedule", default="cosine", help="that with which --weights were trained")
@@ -231,6 +275,9 @@ def parser() -> argparse.ArgumentParser:
             "--training", metavar="FILE.npz", help="find the nearest one in these instead: what --weights saw"
         )
         command.add_argument("--joint", action="store_true", help="unknown: joint descent as well")
+        command.add_argument(
+            "--prior", metavar="FILE.safetensors", help="ablations: a denoiser of other data"
+        )
         command.add_argument("--std", type=float, help="ablations: of noise on each entry, which is known of")
         command.add_argument("--rows", metavar="TEXT", help="only those rows whose name has this in it")
         command.add_argument("--granted", action="store_true", help="defenses: GIDM in place of GIDM+")

@@ -44,7 +44,9 @@ def task_of(arguments: argparse.Namespace, pool: Pool) -> DiffusionTask:
     """Return the clients' task."""
     options = {key: getattr(arguments, key) for key in ("prediction", "schedule", "timesteps")}
     kind: Diffusion = build(Diffusion, options, "task")
-    return kind.task("unet", {"channels": arguments.channels}, pool.shape, 0)
+    unet = arguments.model == "unet"
+    chosen = {"channels": arguments.channels} if unet else {"patch": arguments.patch}
+    return kind.task(arguments.model, chosen, pool.shape, 0)
 
 
 def cases(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from adversary.attacks import ATTACKS
@@ -14,7 +15,7 @@ from adversary.diffusion.polish import joint
 from adversary.diffusion.timesteps import find_timesteps
 from adversary.matching import match
 from adversary.metrics import mse, psnr, ssim
-from adversary.problem import Attempt, Problem
+from adversary.problem import Attempt, Problem, frozen_model
 from adversary.reconstruct import Attack, reconstruct
 from benchmarks.common import median, share
 from benchmarks.gidm.cases import Case
@@ -102,9 +103,11 @@ def _reference(way: Way, case: Case, others: Tensor) -> Row:
         gaps = mse(others, case.image)
         image = others[int(gaps.argmin())][None]
     else:
-        latents = case.problem.draw_images()[0]
+        latents, model = case.problem.draw_images()[0], case.problem.model
+        if "prior" in way.options:
+            model = frozen_model(case.task, load_file(way.options["prior"]))
         with torch.no_grad():
-            image = ddim_sample(case.task, case.problem.model, latents, min(16, case.task.timesteps))
+            image = ddim_sample(case.task, model, latents, min(16, case.task.timesteps))
         image = image.float().nan_to_num(0.5)
     return _closeness(image, case.image) | {"timestep": int(case.timesteps[0]), "status": "-"}
 

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from adversary.attacks.gidm_plus import GIDMPlus
 from benchmarks.common import read_pool
-from benchmarks.gidm.__main__ import DEFENSES, chosen, main, parser, settings_of
-from benchmarks.gidm.cases import cases
+from benchmarks.gidm.__main__ import DEFENSES, chosen, gains, main, parser, settings_of
+from benchmarks.gidm.cases import cases, task_of
 from benchmarks.gidm.measure import Way, figures, measure
 
 SMALL = ["--n", "2", "--size", "8", "--channels", "8", "16", "--others", "5"]
@@ -100,6 +101,7 @@ def test_a_table_of_what_was_measured(tmp_path, capsys):
     assert "| fashion_mnist, 8x8 | untrained | GIDM+ | 1 | all | 1 |" in capsys.readouterr().out
     (tmp_path / "other.json").write_text("{}")
     assert main(["table", str(tmp_path / "other.json")]) == 2
+    assert main(["table", str(tmp_path / "missing.json")]) == 2
 
 
 def test_batches_have_a_row_an_image(capsys):
@@ -121,3 +123,38 @@ def test_the_nearest_training_image_is_looked_for_in_what_the_weights_saw(tmp_pa
     assert main(["ablations", *SMALL, "--n", "3", "--rows", "nearest", "--training", str(seen)]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "| all |" in line]
     assert " | 100 [100, 100] | " in line  # victims among what was seen: PSNR to itself
+
+
+def test_the_prior_may_be_of_other_data_and_its_worth_is_told_pair_by_pair(tmp_path):
+    arguments = parser().parse_args(["ablations", *SMALL, "--n", "1"])
+    pool = read_pool(arguments)
+    other = tmp_path / "other.safetensors"
+    save_file(dict(task_of(arguments, pool).build(5).state_dict()), other)
+    named = parser().parse_args(["ablations", *SMALL, "--n", "1", "--std", "0.01", "--prior", str(other)])
+    names = [name for name, *_ in settings_of(named)]
+    assert "GIDM, both phases, prior of other data, noise 0.01" in names
+    assert "GIDM, phase 2 alone, noise 0.01" in names
+    images, _ = pool.draw(1, 1)
+    drawn = []
+    for way in (chosen(named)[6][1], chosen(arguments)[6][1]):
+        assert way.attack == "prior"
+        some = list(cases(arguments, pool, images, None, adaptive=False))
+        drawn += measure(way, some, images, lambda _: None)
+    assert drawn[0]["ssim"] != drawn[1]["ssim"]
+
+    def entry(name, ssim, content="a"):
+        rows = [{"case": number, "ssim": value} for number, value in enumerate(ssim)]
+        return {"name": name, "data": {"name": "x", "images_sha256": content}, "rows": rows}
+
+    tables = [
+        {"settings": [entry("GIDM, both phases, noise 0.01", [0.5, 0.7])]},
+        {"settings": [entry("GIDM, phase 2 alone, noise 0.01", [0.4, 0.4])]},
+        {"settings": [entry("GIDM, both phases, noise 0.01", [0.9], "b")]},
+        {"settings": [entry("GIDM, phase 2 alone, noise 0.01", [0.1], "b")]},
+        {"settings": [entry("GIDM, both phases, prior of other data, noise 0.01", [0.3, 0.3])]},
+        {"settings": [entry("GIDM, both phases, noise 0.02", [0.3, 0.3])]},
+    ]
+    first, second = gains(tables)
+    assert first.startswith("SSIM of both phases less that of phase 2 alone, x, noise 0.01: 0.4 [")
+    assert first.endswith("(n = 3)")
+    assert "x, prior of other data, noise 0.01: -0.1" in second
