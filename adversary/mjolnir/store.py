@@ -11,6 +11,8 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fedsim.options import require
+
 
 def default_folder() -> Path:
     """Return where denoisers are kept unless a folder is named: `fedsim/denoisers` of the user's cache."""
@@ -33,6 +35,7 @@ def remembered(folder: Path, key: str, make: Callable[[Path], Mapping[str, Tenso
     `make` is given a file for its checkpoints, which is gone once it is done. Of several processes that look
     for the same key one makes it, and the others wait.
     """
+    require(not folder.is_file(), "cache", str(folder), "a folder")
     folder.mkdir(parents=True, exist_ok=True)
     path, checkpoint = folder / f"{key}.safetensors", folder / f"{key}.checkpoint"
     with FileLock(folder / f"{key}.lock"):

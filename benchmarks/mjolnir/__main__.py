@@ -87,6 +87,13 @@ def run(arguments: argparse.Namespace) -> None:
     names = arguments.methods or list(METHODS)
     for name in names:
         require(name in METHODS, "--methods", name, ", ".join(METHODS))
+    for key in ("gradients", "updates", "evaluations", "threads"):
+        require(getattr(arguments, key) >= 1, f"--{key}", getattr(arguments, key), "1 or more")
+    if arguments.json not in (None, "-"):  # before a long training, not after it
+        folder = Path(arguments.json).expanduser().absolute().parent
+        require(
+            folder.is_dir(), "--json", arguments.json, f"a file in a folder that is there, not in {folder}"
+        )
     for key in ("ratios", "epsilons"):
         lowest = min(getattr(arguments, key), default=1.0)
         require(lowest > 0, f"--{key}", lowest, "above 0")

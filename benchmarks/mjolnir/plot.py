@@ -13,23 +13,28 @@ from benchmarks.mjolnir.table import label
 RATIO = "signal to noise, ||g|| / (sigma sqrt(d))"
 COLOURS = (
     *("#999999", "#c49c94", "#8c564b", "#e69f00", "#bcbd22", "#56b4e9", "#0072b2", "#7f7f7f"),
-    *("#d55e00", "#cc79a7", "#009e73", "#2ca02c", "#98df8a", "#17becf"),
+    *("#d55e00", "#cc79a7", "#009e73", "#2ca02c", "#98df8a", "#17becf", "#9467bd"),
 )
 """In the order of METHODS; those that matter have Okabe & Ito's, which colour-blind people tell apart."""
 
 
 def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """Draw success with its interval by ratio, a panel for each data set, as PNG."""
-    points = [
-        {
-            "data": label(run),
-            "method": entry["rows"]["method"],
-            "ratio": entry["ratio"],
-            **{key: 100 * entry["figures"]["success"][key] for key in ("share", "low", "high")},
-        }
+    """Draw success with its interval by ratio, a panel for each data set, as PNG.
+
+    Of what several runs measured the later counts.
+    """
+    measured = {
+        (label(run), entry["rows"]["method"], entry["ratio"]): entry["figures"]["success"]
         for run in runs
         for entry in run["settings"]
         if "ratio" in entry and "success" in entry["figures"]
+    }
+    points = [
+        {
+            **dict(zip(("data", "method", "ratio"), place, strict=True)),
+            **{key: 100 * found[key] for key in ("share", "low", "high")},
+        }
+        for place, found in measured.items()
     ]
     shown = [name for name in METHODS if any(point["method"] == name for point in points)]
     x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title=RATIO)

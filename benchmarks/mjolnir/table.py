@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.common import markdown, mean, median, share, show
 from benchmarks.mjolnir.measure import MAP, METHODS, OURS
+from fedsim.options import require
 
 Run = Mapping[str, Any]
 Entry = Mapping[str, Any]
@@ -32,7 +33,17 @@ def gain(one: Sequence[bool], other: Sequence[bool]) -> dict[str, Any]:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """Return the tables: images, then gradients by ratio of signal to noise, then at the paper's levels."""
+    """Return the tables: images, then gradients by ratio of signal to noise, then at the paper's levels.
+
+    Of what several runs measured the later counts. Raises InputError for runs of one name on other victims.
+    """
+    for name in dict.fromkeys(map(label, runs)):
+        victims = {
+            (run["data"]["images_sha256"], run["command"]["seed"]) for run in runs if label(run) == name
+        }
+        require(
+            len(victims) == 1, "FILE", name, "runs on the same images with the same seed: gains are paired"
+        )
     cosine, centred, psnr = _pair("cosine"), _pair("centred"), _median("gradient_psnr", 3)
     blocks = [
         ("Images found, % (median SSIM)", "ratio", _images, True),

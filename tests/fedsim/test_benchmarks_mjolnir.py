@@ -10,6 +10,7 @@ import torch
 from adversary.mjolnir.denoisers import public_images
 from benchmarks.mjolnir.__main__ import main, parser, scene_of, std_of_epsilon
 from benchmarks.mjolnir.measure import AT_TRUTH, BASELINES, MAP, METHODS, OURS, std_of_ratio
+from benchmarks.mjolnir.plot import COLOURS
 from benchmarks.mjolnir.table import gain
 
 TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gradients", "64"]
@@ -99,6 +100,12 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     assert f"--methods identity '{MAP}' {OURS}" in text
     assert main(["plot", str(out), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    written = json.loads(out.read_text(encoding="utf-8"))
+    written["command"]["seed"] += 1
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(written), encoding="utf-8")
+    assert main(["table", str(out), str(other)]) == 2
+    assert "runs on the same images with the same seed: gains are paired" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -106,12 +113,21 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     [
         (["run", *TINY, "--methods", "magic"], "--methods = 'magic': allowed: identity, "),
         (["run", *TINY, "--ratios", "0"], "--ratios = 0.0: allowed: above 0"),
+        (["run", *TINY, "--gradients", "0"], "--gradients = 0: allowed: 1 or more"),
+        (
+            ["run", *TINY, "--json", "no/such/out.json"],
+            "--json = 'no/such/out.json': allowed: a file in a folder",
+        ),
         (["table", "missing.json"], "FILE = missing.json: allowed: JSON of this benchmark"),
     ],
 )
 def test_bad_input_is_one_line(given: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(given) == 2
     assert line in capsys.readouterr().err
+
+
+def test_every_method_has_a_colour_of_its_own() -> None:
+    assert len(set(COLOURS)) == len(COLOURS) == len(METHODS)
 
 
 @pytest.mark.parametrize("denoiser", ["unrolled", "squares"])
