@@ -20,6 +20,8 @@ class DryRun:
     """Of all cells that are left, side by side."""
     attack_minutes: float
     """At most, likewise."""
+    notes: Sequence[str] = ()
+    """What the estimates leave out."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain tables."""
@@ -33,17 +35,18 @@ class DryRun:
                 f"at once     {self.jobs}",
                 f"federations about {self.federation_minutes:.1f} min",
                 f"attacks     at most {self.attack_minutes:.1f} min, to the end of every budget",
+                *(f"note        {text}" for text in self.notes),
             ]
         )
 
 
-def dry_run(cells: Sequence[Cell], *, jobs: int | None) -> DryRun:
+def dry_run(cells: Sequence[Cell], *, jobs: int | None, devices: Sequence[str] | None = None) -> DryRun:
     """Measure probes of the first, the middle and the last cell that is left, and multiply.
 
     Raises InputError where one cannot start.
     """
     left = [cell for cell in cells if not cell.finished]
-    count = min(len(left), jobs or len(default_devices())) or 1
+    count = min(len(left), jobs or len(devices or default_devices())) or 1
     places = sorted({0, len(left) // 2, len(left) - 1}) if left else []
     costs = [estimate(left[place].scenario) for place in places]
     share = len(left) / len(costs) / count if costs else 0.0
@@ -53,4 +56,5 @@ def dry_run(cells: Sequence[Cell], *, jobs: int | None) -> DryRun:
         jobs=count,
         federation_minutes=share * sum(cost.federation_minutes for cost in costs),
         attack_minutes=share * sum(cost.attack_minutes for cost in costs),
+        notes=list(dict.fromkeys(text for cost in costs for text in cost.notes)),
     )

@@ -18,6 +18,7 @@ from adversary.attacks import ATTACKS
 from adversary.captures import WEIGHTS, capture_paths, read_capture
 from adversary.jobs import AttackJob, execute, read_reconstruction
 from adversary.threat import parse
+from adversary.workers import one_thread
 from clients.federation import Federation
 from fedsim.options import option_names
 from fedsim.scenario import Scenario, dump_scenario, load_scenario
@@ -189,7 +190,8 @@ def _time_job(job: AttackJob) -> tuple[float, int | None]:
     budget = int(job.options.get("max_evaluations", option.default))
     few = min(budget, _EVALUATIONS)
     short = replace(job, options={**job.options, "max_evaluations": few}, restarts=1)
-    execute(short.as_json())
+    with one_thread("cpu"):  # as a worker has it
+        execute(short.as_json())
     found = [read_reconstruction(short.file(name)) for name in short.names]
     return _mean([result.seconds / max(1, result.evaluations) for result in found]), budget
 

@@ -37,7 +37,8 @@ def _dry_run(given: "Study", out: Path, options: Namespace) -> int:
     from fedsim.cli.dry_run import dry_run
     from fedsim.studies.cells import cells_of
 
-    told = dry_run(cells_of(given, out, options.set), jobs=options.jobs)
+    devices = options.devices.split(",") if options.devices else None
+    told = dry_run(cells_of(given, out, options.set), jobs=options.jobs, devices=devices)
     print(json.dumps(told.as_dict(), indent=2) if options.json else told.text())
     return 0
 

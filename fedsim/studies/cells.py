@@ -25,6 +25,7 @@ _UNSEEN = (
     "engine",
     "training.device",
     "adversary.workers",
+    "adversary.cuda_graphs",
     "adversary.capture.max_gigabytes",
 )
 """Keys on which no figure depends, so that the name of a cell does not either."""

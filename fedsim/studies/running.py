@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from adversary.workers import Workers, default_devices
 from fedsim.errors import InputError
+from fedsim.options import require
 from fedsim.simulation.progress import Progress, Silent
 from fedsim.studies.cells import Cell
 from fedsim.studies.study import Keep
@@ -30,6 +31,7 @@ def run_cells(
     runs the study in the same folder.
     """
     progress = progress or Silent()
+    _check(devices or ())
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / LOCK)
     try:
@@ -40,6 +42,17 @@ def run_cells(
         _run([cell for cell in cells if not cell.finished], keep, jobs, devices, progress)
     finally:
         lock.release()
+
+
+def _check(devices: Sequence[str]) -> None:
+    """Raise InputError for a device that this machine does not have."""
+    if not devices:
+        return
+    import torch
+
+    known = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    for name in devices:
+        require(name in known, "devices", name, ", ".join(known))
 
 
 def _run(

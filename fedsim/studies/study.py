@@ -109,8 +109,11 @@ def _values(value: Any, where: str) -> list[Any]:
     return values
 
 
-def _range(raw: dict[str, Any], where: str) -> list[float]:
-    """Return `num` numbers from `from` to `to`, both included, evenly or (`scale = "log"`) by factors."""
+def _range(raw: dict[str, Any], where: str) -> list[Any]:
+    """Return `num` numbers from `from` to `to`, both included, evenly or (`scale = "log"`) by factors.
+
+    Whole ones where both ends are and all others come out so: for keys that count something.
+    """
     first, last, num = raw.get("from"), raw.get("to"), raw.get("num")
     scale = raw.get("scale", "linear")
     numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (first, last))
@@ -125,8 +128,11 @@ def _range(raw: dict[str, Any], where: str) -> list[float]:
         if min(first, last) <= 0:
             raise InputError(f"{where} = {raw!r}: allowed on a log scale: from and to above 0")
         ends = math.log(first), math.log(last)
-        return [_round(math.exp(ends[0] + (ends[1] - ends[0]) * i / (num - 1))) for i in range(num)]
-    return [_round(first + (last - first) * i / (num - 1)) for i in range(num)]
+        found = [_round(math.exp(ends[0] + (ends[1] - ends[0]) * i / (num - 1))) for i in range(num)]
+    else:
+        found = [_round(first + (last - first) * i / (num - 1)) for i in range(num)]
+    count = isinstance(first, int) and isinstance(last, int) and all(value.is_integer() for value in found)
+    return [int(value) for value in found] if count else found
 
 
 def _round(value: float) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedsim.errors import InputError
 from fedsim.studies.cells import SUMMARY, Cell, flat
 
 RESULTS = "results.parquet"
@@ -12,7 +13,10 @@ MEASURED = ("ssim_affine", "ssim", "psnr", "mse")
 """Figures with a mean and its interval."""
 SHARES = ("leaked", "success", "exact", "identified")
 """Figures that are shares, with Wilson's interval."""
-_LEFT_OUT = ("name", "output.", "engine.", "adversary.workers", "adversary.capture.max_gigabytes")
+_LEFT_OUT = (
+    *("name", "output.", "engine."),
+    *("adversary.workers", "adversary.cuda_graphs", "adversary.capture.max_gigabytes"),
+)
 ATTACKERS = ("naive", "adaptive")
 Row = dict[str, Any]
 
@@ -37,10 +41,14 @@ def write_table(rows: Sequence[Row], folder: Path) -> Path:
 
 
 def read_table(folder: Path) -> list[Row]:
-    """Return the rows of a study's folder."""
+    """Return the rows of a study's folder. Raises InputError for a file that is no Parquet."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows: list[Row] = pq.read_table(folder / RESULTS).to_pylist()
+    try:
+        rows: list[Row] = pq.read_table(folder / RESULTS).to_pylist()
+    except pa.ArrowInvalid:
+        raise InputError(f"{folder / RESULTS}: is no Parquet; allowed: what `fedsim study` wrote") from None
     return rows
 
 
@@ -75,9 +83,21 @@ def _cell_rows(cell: Cell) -> Iterator[Row]:
     for entry in summary["leakage"]:
         groups.setdefault((entry["attack"], entry["defense"]), {})[entry["adaptive"]] = entry
     for (attack, defense), entries in groups.items():
-        yield shared | {"attack": attack, "defense": defense} | _leakage(entries)
+        of_attack = {"attack": attack, **_options(attack, settings), "defense": defense}
+        yield shared | of_attack | _leakage(entries)
     if not groups:
         yield shared
+
+
+def _options(attack: str, settings: Mapping[str, Any]) -> Row:
+    """Return the attack's own options as `attack.OPTION`: in the scenario they go by its place in a list."""
+    places = [
+        key.removesuffix("name")
+        for key, value in settings.items()
+        if key.startswith("adversary.attacks.") and key.endswith(".name") and value == attack
+    ]
+    own = [(key, key.removeprefix(place)) for place in places for key in settings if key.startswith(place)]
+    return {f"attack.{option}": settings[key] for key, option in own if option != "name"}
 
 
 def _run_figures(summary: Mapping[str, Any]) -> Row:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from fedsim.errors import InputError
+from fedsim.options import require
+from fedsim.report.words import defense_names
 from fedsim.seeds import derive
 from fedsim.studies.cells import CELLS
 from fedsim.studies.strength import STRENGTHS
@@ -88,8 +90,13 @@ def interval(scores: Sequence[Sequence[Array]], bound: float, quantile: float, s
 
 def _fit(scores: Sequence[Sequence[Array]], quantile: float) -> tuple[Array, Array]:
     joined = [np.concatenate(clients) for clients in scores]
-    measured = np.array([np.quantile(images, quantile) for images in joined])
+    measured = np.array([quantile_of(images, quantile) for images in joined])
     return measured, monotone(measured, np.array([len(images) for images in joined], dtype=np.float64))
+
+
+def quantile_of(values: Array, quantile: float, axis: int | None = None) -> Any:
+    """Return the smallest of the values that so many of them do not exceed: none is made up between two."""
+    return np.quantile(values, quantile, axis=axis, method="inverted_cdf")
 
 
 def _first_below(fitted: Array, bound: float) -> int:
@@ -114,6 +121,9 @@ def thresholds(
     the study's; a defence with fewer than two of them has no threshold. Seeds are pooled. Raises InputError
     where neither a bound nor a baseline is known.
     """
+    require(bound is None or math.isfinite(bound), "bound", bound, "a finite number")
+    known = metric == "ssim_affine" or bound is not None
+    require(known, "metric", metric, "ssim_affine, or a bound of your own: a blind guess is scored by that")
     scores = _Scores(folder, metric)
     answers = [
         _threshold(group, attacker, scores, bound, quantile, seed)
@@ -141,18 +151,23 @@ def _groups(rows: Sequence[Row]) -> list[_Group]:
     """Return a group for each strength that varies, with everything else that does as its setting."""
     defended = [row for row in rows if row.get("attack") is not None and row["defense"] != "none"]
     settings = _varying(defended, _is_setting)
-    chains: dict[tuple[str, ...], list[Row]] = {}
+    chains: dict[tuple[tuple[str, ...], tuple[str, ...]], list[Row]] = {}
     for row in defended:
-        chains.setdefault(chain_of(row), []).append(row)
+        chains.setdefault((chain_of(row), cohort_of(row)), []).append(row)
     found = []
-    for chain, members in chains.items():
+    for (chain, cohort), members in chains.items():
         of_chain = _varying(members, lambda key: key.startswith("defenses."))
         for number, name in enumerate(chain):
             key = f"defenses.{number}.{STRENGTHS[name].option}" if name in STRENGTHS else ""
-            if key in of_chain:
+            if key in of_chain and name in cohort:
                 others = [*settings, *(other for other in of_chain if other != key)]
-                found += _along(key, members, others, chain, number)
+                found += _along(key, members, others, cohort, name)
     return found
+
+
+def cohort_of(row: Row) -> tuple[str, ...]:
+    """Return the names of the defences of the clients that a row is about: those of all, or of a share."""
+    return tuple(defense_names(str(row["defense"])))
 
 
 def chain_of(row: Row) -> tuple[str, ...]:
@@ -162,17 +177,19 @@ def chain_of(row: Row) -> tuple[str, ...]:
 
 
 def _along(
-    key: str, rows: Sequence[Row], others: Sequence[str], chain: tuple[str, ...], number: int
+    key: str, rows: Sequence[Row], others: Sequence[str], cohort: tuple[str, ...], name: str
 ) -> list[_Group]:
-    strength = STRENGTHS[chain[number]]
-    option = strength.option if len(chain) == 1 else f"{chain[number]}.{strength.option}"
+    strength = STRENGTHS[name]
+    option = strength.option if len(cohort) == 1 else f"{name}.{strength.option}"
     groups: dict[tuple[tuple[str, Any], ...], dict[float, list[Row]]] = {}
-    for row in rows:
+    for row in (
+        row for row in rows if row.get(key) is not None
+    ):  # a noise may be told by its epsilon instead
         own = tuple((other, row[other]) for other in others if row.get(other) is not None)
         by_strength = groups.setdefault((*own, ("attack", row["attack"])), {})
         by_strength.setdefault(float(row[key]), []).append(row)
     return [
-        _Group(dict(setting), " + ".join(chain), option, strength.rises, by_strength)
+        _Group(dict(setting), " + ".join(cohort), option, strength.rises, by_strength)
         for setting, by_strength in groups.items()
         if len(by_strength) > 1
     ]
@@ -198,6 +215,7 @@ def _threshold(
     found = [scores.of(group.rows[strength], attacker) for strength in grid]
     limit = _bound(bound, group)
     measured, fitted = _fit(found, quantile)
+    images = [sum(map(len, clients)) for clients in found]
     index = _first_below(fitted, limit)
     low, high = interval(found, limit, quantile, derive(seed, "threshold", group.defense, attacker))
     answers = [*grid, None]
@@ -214,14 +232,22 @@ def _threshold(
         grid=grid,
         measured=measured.tolist(),
         fitted=fitted.tolist(),
-        images=[sum(map(len, clients)) for clients in found],
-        warnings=_warnings(group, attacker),
+        images=images,
+        warnings=[*_warnings(group, attacker), *_too_few(min(images), quantile)],
     )
 
 
 def _warnings(group: _Group, attacker: str) -> list[str]:
     told = (row.get(f"{attacker}_warnings") for rows in group.rows.values() for row in rows)
     return sorted({text for text in told if text})
+
+
+def _too_few(images: int, quantile: float) -> list[str]:
+    """Return what so few images cannot show: all of them below leaves a higher share above possible."""
+    if quantile >= 1 or quantile**images <= 1 - LEVEL:
+        return []
+    needed = math.ceil(math.log(1 - LEVEL) / math.log(quantile))
+    return [f"{images} images cannot show that {quantile:.0%} of all stay below: that takes {needed}"]
 
 
 def _accuracy(rows: Sequence[Row]) -> float | None:
@@ -261,6 +287,8 @@ class _Scores:
 
     def _read(self, cell: str) -> list[dict[str, Any]]:
         if cell not in self._lines:
-            text = (self._folder / CELLS / cell / "scores.jsonl").read_text(encoding="utf-8")
+            path = self._folder / CELLS / cell / "scores.jsonl"
+            require(path.is_file(), "cell", cell, f"a study whose cells are there: {path} is missing")
+            text = path.read_text(encoding="utf-8")
             self._lines[cell] = [json.loads(line) for line in text.splitlines() if line]
         return self._lines[cell]

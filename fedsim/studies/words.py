@@ -1,6 +1,7 @@
 """Thresholds as text."""
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 from fedsim.studies.threshold import Threshold
 
@@ -10,7 +11,9 @@ HEAD = ["setting", "defence", "attacker", "bound", "smallest strength", "interva
 def threshold_markdown(found: Sequence[Threshold]) -> str:
     """Return the same table as Markdown."""
     rows = [HEAD, ["---"] * len(HEAD), *(_cells(one) for one in found)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    cautions = "\n".join(f"- {text}" for text in _cautions(found))
+    return f"{table}\n\n{cautions}" if cautions else table
 
 
 def threshold_text(found: Sequence[Threshold]) -> str:
@@ -18,7 +21,7 @@ def threshold_text(found: Sequence[Threshold]) -> str:
     rows = [HEAD, *(_cells(one) for one in found)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(line.rstrip() for line in [*lines, *_wrapped(_cautions(found))])
 
 
 def answer(one: Threshold) -> str:
@@ -33,9 +36,27 @@ def interval_text(one: Threshold) -> str:
     return f"[{_number(one.low)}, {_number(one.high)}]"
 
 
+def _cautions(found: Sequence[Threshold]) -> list[str]:
+    """Return why answers should be read with care, each reason once with those that it holds of."""
+    told: dict[str, dict[str, None]] = {}
+    for one in found:
+        for text in one.warnings:
+            told.setdefault(text, {})[f"{one.defense} ({one.attacker})"] = None
+    everywhere = {f"{one.defense} ({one.attacker})" for one in found}
+    return [
+        f"{text}: {'all of them' if set(whose) == everywhere else ', '.join(whose)}"
+        for text, whose in told.items()
+    ]
+
+
+def _wrapped(cautions: Sequence[str]) -> list[str]:
+    lines = [line for text in cautions for line in wrap(f"caution: {text}", 110, subsequent_indent="  ")]
+    return ["", *lines] if lines else []
+
+
 def _cells(one: Threshold) -> list[str]:
     return [
-        ", ".join(str(value) for value in one.setting.values()),
+        ", ".join(_told(key, value) for key, value in one.setting.items()),
         one.defense,
         one.attacker,
         f"{one.bound:.2f}",
@@ -44,6 +65,11 @@ def _cells(one: Threshold) -> list[str]:
         "-" if one.accuracy is None else f"{one.accuracy:.3f}",
         f"{min(one.images)} to {max(one.images)}" if len(set(one.images)) > 1 else str(one.images[0]),
     ]
+
+
+def _told(key: str, value: object) -> str:
+    """Return a setting's value, after its key where the value is no name."""
+    return str(value) if key.rpartition(".")[2] in ("name", "attack", "path") else f"{key} = {value}"
 
 
 def _number(value: float | None) -> str:

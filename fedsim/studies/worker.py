@@ -17,13 +17,24 @@ _WEIGHT = {
 """What is removed of a finished cell."""
 
 
+_MASK = os.environ.get("CUDA_VISIBLE_DEVICES")
+"""What the user lets this process see, as it was when the process began."""
+
+
+def visible(device: str, mask: str | None) -> str:
+    """Return the CUDA devices that a process is to see which works on `device`, under the user's own mask."""
+    if device == "cpu":
+        return ""
+    number = int(device.rpartition(":")[2])
+    return mask.split(",")[number] if mask else str(number)
+
+
 def execute(job: dict[str, Any], device: str) -> dict[str, Any]:
     """Run the scenario of a job in its folder, and return the seconds that it took.
 
     Attacks run in this process: cells are what is parallel. Raises InputError.
     """
-    if device != "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = device.rpartition(":")[2]
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible(device, _MASK)
     folder = Path(job["folder"])
     shutil.rmtree(folder, ignore_errors=True)
     scenario = load_scenario(

@@ -138,6 +138,11 @@ TABLE = [
         ("defenses.0.probability = 0.5", "unknown key", "allowed: p,"),
     ),
     Bad(
+        "an attack twice",
+        scenario("[adversary]\nattacks = ['idlg', { name = 'idlg', restarts = 2 }]"),
+        ("adversary.attacks.1.name = 'idlg'", "allowed: each attack once"),
+    ),
+    Bad(
         "key beside the options of an attack",
         scenario("[adversary]\nattacks = [{ name = 'idlg', restart = 2 }]"),
         ("adversary.attacks.0.restart = 2", "unknown key", "did you mean 'restarts'?"),

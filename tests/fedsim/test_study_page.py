@@ -23,6 +23,7 @@ from fedsim.studies.page.embed import columns, library, script_json
 from fedsim.studies.page.front import front
 from fedsim.studies.page.layout import Layout
 from fedsim.studies.page.pictures import MOST, SIDE, reduced
+from fedsim.studies.page.promises import weakest
 from fedsim.studies.page.rounds import thinned
 from fedsim.studies.page.series import Defences
 from fedsim.studies.page.steps import band
@@ -379,8 +380,14 @@ def test_defences_without_a_scale_are_told_by_what_leaked(tmp_path: Path) -> Non
 def test_a_study_without_attacks_still_has_a_page(tmp_path: Path) -> None:
     out = write_sample_study(tmp_path, small(), attacks=())
     page = write_page(out, name="trained").read_text(encoding="utf-8")
-    assert "No cell of this study has been attacked yet." in page
+    assert re.search(
+        r"Nothing was attacked in this study: test accuracy of \d+\.\d% to \d+\.\d% over 3 cells\.", page
+    )
     assert 'id="rounds"' in page
+    table = page.split('data-table="rows"')[1].split("</table>")[0]
+    assert table.count("<tr data-series") == 3
+    assert "Test accuracy" in table
+    assert "Leaked" not in table
     assert 'id="tradeoff"' not in page
 
 
@@ -388,7 +395,7 @@ def test_a_study_of_which_nothing_finished_lists_why(tmp_path: Path) -> None:
     out = write_sample_study(tmp_path, small(), fail=3)
     page = write_page(out).read_text(encoding="utf-8")
     assert page.count("worker died &lt;twice&gt;") == 3
-    assert "No cell with an attack has finished." in page
+    assert "No cell has finished." in page
 
 
 def test_models_without_an_accuracy_are_judged_by_their_loss(tmp_path: Path) -> None:
@@ -440,3 +447,21 @@ def test_report_writes_the_page_again_under_its_name(
 def test_a_folder_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no results\.parquet"):
         write_page(tmp_path)
+
+
+def test_promises_of_a_study_that_attacks_nothing_are_told(tmp_path: Path) -> None:
+    noise = {"defenses.0.name": ["noising"], "defenses.0.std": [0.1, 1.0]}
+    out = write_sample_study(tmp_path, small(grids=({"defenses": [[]]}, noise)), attacks=(), privacy=True)
+    page = html.unescape(write_page(out, name="trained").read_text(encoding="utf-8"))
+    assert "No defence of this study makes" not in page
+    assert 'data-table="promises"' in page
+    assert "Defences, each beside none: noising (std = 0.1, 1)." in page
+
+
+def test_of_several_seeds_the_weakest_promise_counts() -> None:
+    rows = [
+        {"privacy": json.dumps([{"against": "server", "protects": "client", "epsilon": epsilon}])}
+        for epsilon in (5.0, None, 10.0)
+    ]
+    assert [one["epsilon"] for one in weakest(rows)] == [None]
+    assert [one["epsilon"] for one in weakest([rows[0], rows[2]])] == [10.0]

@@ -17,7 +17,9 @@ import fedsim
 from fedsim.cli.entry import main
 from fedsim.errors import InputError
 from fedsim.studies.api import StudyRun
+from fedsim.studies.running import run_cells
 from fedsim.studies.study import Study
+from fedsim.studies.worker import visible
 
 SCENARIO: dict[str, Any] = {
     "data": {"name": "fashion_mnist", "train_limit": 60, "test_limit": 30},
@@ -88,7 +90,10 @@ def test_thresholds_of_a_study(done: StudyRun, capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out.splitlines()
     assert main(["threshold", str(done.folder), "--bound", "2", "--markdown"]) == 0
     table = capsys.readouterr().out.splitlines()
-    assert [len(text), len(table)] == [3, 4]
+    few = "2 images cannot show that 90% of all stay below: that takes 29: all of them"
+    assert text[3] == ""
+    assert f"caution: {few}" in text
+    assert f"- {few}" in table
     assert "p = 0.5" in text[1]
     assert "[0.5, 0.5]" in table[2]
     with pytest.raises(InputError, match=r"no results.parquet; allowed: a folder"):
@@ -171,3 +176,14 @@ def test_every_column_of_the_table_is_documented(done: StudyRun) -> None:
     for name in pq.read_table(done.folder / "results.parquet").column_names:
         short = re.sub(r"_(low|high|median|worst)$", "", re.sub(r"^(naive|adaptive)_", "*_", name))
         assert "." in name or f"`{short}`" in section, name
+
+
+def test_a_worker_sees_its_device_under_the_users_own_mask() -> None:
+    assert visible("cpu", "2,3") == ""
+    assert visible("cuda:1", "2,3") == "3"
+    assert visible("cuda:1", None) == "1"
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="devices = 'cuda:99': allowed: cpu"):
+        run_cells([], tmp_path, devices=["cpu", "cuda:99"])

@@ -120,12 +120,79 @@ def test_each_setting_and_each_link_of_a_chain_has_its_own_threshold(tmp_path: P
     for data in ("mnist", "lfw"):
         for std in (0.1, 1.0):
             cell = f"{data}-{std}"
-            write_scores(tmp_path, cell, "both", 0.9 / (1 + 9 * std), 0.9)
+            both = f"clipping(norm=1.0) + noising(std={std})"
+            write_scores(tmp_path, cell, both, 0.9 / (1 + 9 * std), 0.9)
             chain = {"defenses.0.name": "clipping", "defenses.0.norm": 1.0, "defenses.1.name": "noising"}
-            rows.append(row(cell, **chain, **{"defenses.1.std": std, "data.name": data, "defense": "both"}))
+            rows.append(row(cell, **chain, **{"defenses.1.std": std, "data.name": data, "defense": both}))
     found = [one for one in thresholds(rows, tmp_path) if one.attacker == "naive"]
     assert [(one.setting["data.name"], one.defense, one.option) for one in found] == [
         ("mnist", "clipping + noising", "noising.std"),
         ("lfw", "clipping + noising", "noising.std"),
     ]
     assert [one.strength for one in found] == [1.0, 1.0]
+
+
+def test_no_score_is_made_up_between_two_and_so_few_images_are_told_of(tmp_path: Path) -> None:
+    one_is_read = [[np.array([1.0]), *[np.array([0.1])] * 7], [np.array([0.1])] * 8]
+    assert smallest(one_is_read, 0.5, 0.9) == 1
+    rows = [row("open"), *masked(tmp_path, {0.1: 0.8, 0.5: 0.2})]
+    (found, _) = thresholds(rows, tmp_path)
+    assert any(
+        "images cannot show that 90% of all stay below: that takes 29" in text for text in found.warnings
+    )
+    (found, _) = thresholds(rows, tmp_path, quantile=0.1)
+    assert not any("cannot show" in text for text in found.warnings)
+
+
+def masked(folder: Path, scores: dict[float, float], **more: Any) -> list[dict[str, Any]]:
+    """Return rows of masking at some strengths, with the scores that are had there."""
+    rows = []
+    for p, score in scores.items():
+        cell = "-".join(map(str, [p, *more.values()]))
+        write_scores(folder, cell, "masking", score, score)
+        rows.append(row(cell, **{"defenses.0.name": "masking", "defenses.0.p": p, **more}))
+    return rows
+
+
+def test_cells_that_tell_a_strength_otherwise_are_left_out(tmp_path: Path) -> None:
+    rows = [row("open")]
+    for cell, options in (("a", {"std": 0.1}), ("b", {"std": 1.0}), ("c", {"epsilon": 0.5})):
+        write_scores(tmp_path, cell, "noising", 0.2, 0.2)
+        own = {f"defenses.0.{key}": value for key, value in options.items()}
+        rows.append(row(cell, **{"defenses.0.name": "noising", **own}))
+    assert [one.grid for one in thresholds(rows, tmp_path)] == [[0.1, 1.0], [0.1, 1.0]]
+
+
+def test_clients_without_a_defence_of_the_chain_do_not_count_for_it(tmp_path: Path) -> None:
+    rows = []
+    for p in (0.1, 0.5):
+        chain = {"defenses.0.name": "masking", "defenses.0.p": p, "defenses.1.name": "noising"}
+        for defense, score in ((f"masking(p={p}) + noising(std=0.1)", 0.2), ("noising(std=0.1)", 0.9)):
+            write_scores(tmp_path, f"{p}{score}", defense, score, score)
+            rows.append(row(f"{p}{score}", **chain, **{"defenses.1.std": 0.1, "defense": defense}))
+    found = thresholds(rows, tmp_path)
+    assert {(one.defense, one.option, one.strength) for one in found} == {
+        ("masking + noising", "masking.p", 0.1)
+    }
+
+
+def test_an_attack_with_other_options_has_a_threshold_of_its_own(tmp_path: Path) -> None:
+    rows = [
+        *masked(tmp_path, {0.1: 0.2, 0.5: 0.1}, **{"attack.max_evaluations": 100}),
+        *masked(tmp_path, {0.1: 0.9, 0.5: 0.8}, **{"attack.max_evaluations": 1000}),
+    ]
+    found = [one for one in thresholds(rows, tmp_path) if one.attacker == "naive"]
+    assert [(one.setting["attack.max_evaluations"], one.strength) for one in found] == [
+        (100, 0.1),
+        (1000, None),
+    ]
+
+
+def test_what_cannot_be_judged_is_said_in_one_line(tmp_path: Path) -> None:
+    rows = masked(tmp_path, {0.1: 0.2, 0.5: 0.1})
+    with pytest.raises(InputError, match="metric = 'ssim': allowed: ssim_affine, or a bound of your own"):
+        thresholds(rows, tmp_path, metric="ssim")
+    with pytest.raises(InputError, match="bound = nan: allowed: a finite number"):
+        thresholds(rows, tmp_path, bound=float("nan"))
+    with pytest.raises(InputError, match="cell = 'gone': allowed: a study whose cells are there"):
+        thresholds([*rows, {**rows[0], "cell": "gone"}], tmp_path)

@@ -81,7 +81,7 @@ def answers_of(content: Content) -> dict[str, Any]:
     series = content.figures.look.series
     colours, shapes = palette.colours(series), palette.shapes(series)
     return {
-        "verdict": verdict.verdict(curves, points, quality),
+        "verdict": verdict.verdict(curves, points, quality, content.rows),
         "answers": sentences.answers(curves, points, quality),
         "undefended": verdict.without_defense(points, quality) if points else "",
         "criterion": verdict.criterion(curves),
@@ -107,10 +107,11 @@ def evidence_of(content: Content) -> dict[str, Any]:
         "left_out": left_out,
         "thresholds": tables.threshold_table(content.curves, content.points, layout, quality),
         "table": tables.row_table(rows, layout, defences, quality),
-        "promises": promises.promise_table(content.points, layout),
+        "attacked": bool(content.points),
+        "promises": promises.promise_table(content.points, layout, rows, defences),
         "unfinished": concerns.unfinished(rows, layout, defences),
         "cautions": concerns.cautions(rows, defences),
-        "methods": methods.paragraphs(rows, runs, content.points, content.curves),
+        "methods": methods.paragraphs(rows, runs, content.points, content.curves, defences),
         "works": methods.works(runs, content.curves),
         "cells": len({row["cell"] for row in rows}),
         "version": fedsim.__version__,

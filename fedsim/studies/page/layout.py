@@ -88,9 +88,16 @@ def _varied_by_section(rows: Sequence[Row]) -> dict[str, list[str]]:
     for key in keys:
         section = key.partition(".")[0]
         setting = section in SECTIONS and "." in key and not key.startswith("adversary.attacks.")
-        if (setting or key == ATTACK) and len({str(row.get(key)) for row in rows}) > 1:
+        if (setting or section == ATTACK) and _varies(rows, key):
             found.setdefault(section, []).append(key)
     return {name: found[name] for name in (*SECTIONS, ATTACK) if name in found}
+
+
+def _varies(rows: Sequence[Row], key: str) -> bool:
+    """Return whether rows differ in a key; in an option of an attack, those of the same attack."""
+    option = key.startswith(f"{ATTACK}.")
+    values = {(row.get(ATTACK) if option else None, str(row.get(key))) for row in rows}
+    return len(values) > len({attack for attack, _ in values})
 
 
 def _telling(rows: Sequence[Row], keys: Mapping[str, Sequence[str]]) -> list[str]:

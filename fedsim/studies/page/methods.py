@@ -1,7 +1,7 @@
 """The methods of a study, written out to be cited."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from adversary.attacks import ATTACKS
@@ -12,7 +12,7 @@ from fedsim.report.privileges import privileges
 from fedsim.report.settings import what_was_run
 from fedsim.report.words import listed, number, plural, title
 from fedsim.studies.page.points import Point
-from fedsim.studies.page.series import NO_DEFENSE
+from fedsim.studies.page.series import NO_DEFENSE, Defences, Defended
 from fedsim.studies.page.steps import Curve
 from fedsim.studies.page.words import images_words
 from fedsim.studies.threshold import DRAWS, QUANTILE
@@ -30,11 +30,16 @@ def paragraphs(
     runs: Sequence[RunFolder],
     points: Sequence[Point],
     curves: Sequence[Curve],
+    defences: Defences,
     quantile: float = QUANTILE,
 ) -> list[str]:
     """Return setting, adversary, measure and statistics, a paragraph each."""
     settings = _settings(runs)
-    found = [_setting(settings, rows), _defences(points), _adversary(settings, rows, runs, points)]
+    found = [
+        _setting(settings, rows),
+        _defences(defences.of(row) for row in rows),
+        _adversary(settings, rows, runs, points),
+    ]
     if points:
         found += [_measure(curves, quantile), _statistics(bool(curves))]
     return [text for text in [*found, _software(rows)] if text]
@@ -67,13 +72,17 @@ def either(texts: Sequence[str]) -> str:
     return " or ".join(texts)
 
 
-def _defences(points: Sequence[Point]) -> str:
-    strengths: dict[str, dict[str, None]] = {}
-    for point in points:
-        strengths.setdefault(point.defended.series, {})[point.defended.strength] = None
+def _defences(defended: Iterable[Defended]) -> str:
+    strengths: dict[str, set[Defended]] = {}
+    for one in defended:
+        strengths.setdefault(one.series, set()).add(one)
+    in_order = {
+        series: [one.strength for one in sorted(ones, key=lambda one: one.order)]
+        for series, ones in strengths.items()
+    }
     told = [
-        f"{series} ({values_of(list(found))})" if any(found) else series
-        for series, found in strengths.items()
+        f"{series} ({values_of(found)})" if any(found) else series
+        for series, found in in_order.items()
         if series != NO_DEFENSE
     ]
     return f"Defences, each beside none: {'; '.join(told)}." if told else ""
@@ -102,12 +111,22 @@ def _adversary(
         plural(counts[0], "image") if len(counts) == 1 else f"{counts[0]:,} to {plural(counts[-1], 'image')}"
     )
     attacks = listed(dict.fromkeys(_cited(row["attack"]) for row in rows if row.get("attack")))
+    who = {point.attacker for point in points if point.defended.series != NO_DEFENSE}
     return (
         f"The server has threat model {listed(models)}: it is granted {listed(granted)}. By {attacks} it "
-        f"reconstructed {images} at each strength, twice: as an attacker who ignores the defence, and as "
-        f"one who knows the defence and its parameters, though not its random draws. Attacks: "
+        f"reconstructed {images} at each strength{_as_whom(who)}. Attacks: "
         f"{either(settings.get('Attacks', ['–']))}. Captures: {either(settings.get('Captures', ['–']))}."
     )
+
+
+def _as_whom(attackers: Collection[str]) -> str:
+    ignores = "as an attacker who ignores the defence"
+    knows = "one who knows the defence and its parameters, though not its random draws"
+    if {"naive", "adaptive"} <= set(attackers):
+        return f", twice: {ignores}, and as {knows}"
+    if "adaptive" in attackers:
+        return f", as {knows}"
+    return f", {ignores}" if attackers else ""
 
 
 def _cited(attack: str) -> str:

@@ -11,7 +11,16 @@ from fedsim.seeds import derive
 from fedsim.studies.page.layout import Layout, Panel
 from fedsim.studies.page.series import Defences
 from fedsim.studies.page.store import Store
-from fedsim.studies.threshold import DRAWS, LEVEL, QUANTILE, Threshold, chain_of, monotone
+from fedsim.studies.threshold import (
+    DRAWS,
+    LEVEL,
+    QUANTILE,
+    Threshold,
+    chain_of,
+    cohort_of,
+    monotone,
+    quantile_of,
+)
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
@@ -84,18 +93,22 @@ def _curve(
 def rows_at(one: Threshold, strength: float, rows: Sequence[Row]) -> list[Row]:
     """Return the rows of all seeds that a threshold's figures at one strength stand on."""
     name, _, option = one.option.rpartition(".")
-    chain = tuple(one.defense.split(" + "))
-    key = f"defenses.{chain.index(name) if name else 0}.{option}"
+    cohort = tuple(one.defense.split(" + "))
     return [
         row
         for row in rows
-        if row.get(key) is not None
-        and float(row[key]) == strength
-        and row.get("attack") is not None
+        if row.get("attack") is not None
         and row["defense"] != "none"
-        and chain_of(row) == chain
+        and cohort_of(row) == cohort
+        and _value(row, name or cohort[0], option) == strength
         and all(row.get(setting) == value for setting, value in one.setting.items())
     ]
+
+
+def _value(row: Row, name: str, option: str) -> float | None:
+    chain = chain_of(row)
+    value = row.get(f"defenses.{chain.index(name)}.{option}") if name in chain else None
+    return None if value is None else float(value)
 
 
 def _fixed(one: Threshold, row: Row) -> str:
@@ -153,7 +166,7 @@ def _drawn(clients: Sequence[Array], quantile: float, generator: np.random.Gener
     """Return the quantile of the images of each draw of clients."""
     chosen = generator.integers(len(clients), size=(DRAWS, len(clients)))
     if len({len(images) for images in clients}) == 1:
-        found: Array = np.quantile(np.stack(clients)[chosen].reshape(DRAWS, -1), quantile, axis=1)
+        found: Array = quantile_of(np.stack(clients)[chosen].reshape(DRAWS, -1), quantile, axis=1)
         return found
     draws = (np.concatenate([clients[place] for place in draw]) for draw in chosen)
-    return np.array([np.quantile(images, quantile) for images in draws])
+    return np.array([quantile_of(images, quantile) for images in draws])

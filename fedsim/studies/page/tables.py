@@ -92,7 +92,9 @@ def _quality_cell(value: float | None, plain: float | None, quality: Quality) ->
 
 
 def row_table(rows: Sequence[Row], layout: Layout, defences: Defences, quality: Quality) -> Table:
-    """Return a line for each attacked cell and attacker."""
+    """Return a line for each attacked cell and attacker; for each trained cell where none was attacked."""
+    if all(row.get("attack") is None for row in rows):
+        return _trained_table(rows, layout, defences, quality)
     lines = [
         _row_line(row, attacker, layout, defences, quality)
         for row in rows
@@ -104,6 +106,24 @@ def row_table(rows: Sequence[Row], layout: Layout, defences: Defences, quality: 
     heads = ["Defence", "Strength", "Attacker", *layout.factors, "Seed", quality.title]
     heads += ["Mean SSIM", "Worst", "Leaked", "PSNR, dB", "Guess", "Images"]
     return Table(name="rows", heads=heads, lines=lines, words=len(layout.factors) + 3)
+
+
+def _trained_table(rows: Sequence[Row], layout: Layout, defences: Defences, quality: Quality) -> Table:
+    """Return a line for each finished cell of a study that attacks nothing."""
+    lines = []
+    for row in rows:
+        value = row.get(quality.key)
+        if value is None:
+            continue
+        place, defended = layout.place(row), defences.of(row)
+        strength = Cell(defended.strength or ABSENT, by=defended.order[-1] if defended.order else None)
+        cells = [Cell(defended.series, by=defended.series), strength]
+        cells += [Cell(text, by=text) for text in place.factors.values()]
+        cells += [Cell(str(row["seed"]), by=row["seed"]), Cell(quality.text(value), by=value)]
+        lines.append(Line(cells=cells, series=defended.series, place=place.number))
+    factors = list(layout.places[0].factors)
+    heads = ["Defence", "Strength", *factors, "Seed", quality.title]
+    return Table(name="rows", heads=heads, lines=lines, words=len(factors) + 2)
 
 
 def _row_line(row: Row, attacker: str, layout: Layout, defences: Defences, quality: Quality) -> Line:

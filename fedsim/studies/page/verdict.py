@@ -1,6 +1,7 @@
 """What a whole study says, in a sentence, and what its words mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fedsim.report.words import listed, number, plural
 from fedsim.studies.page.costs import (
@@ -19,14 +20,17 @@ from fedsim.studies.page.steps import Curve
 from fedsim.studies.page.words import images_words, name_of
 from fedsim.studies.threshold import QUANTILE
 
+Row = Mapping[str, Any]
 SEARCHED = " tried at several strengths"
 OF = {"adaptive": "an attacker who knows the defence", "naive": "an attacker who ignores the defence"}
 
 
-def verdict(curves: Sequence[Curve], points: Sequence[Point], quality: Quality) -> str:
+def verdict(
+    curves: Sequence[Curve], points: Sequence[Point], quality: Quality, rows: Sequence[Row] = ()
+) -> str:
     """Return the whole study's outcome, judged by the attacker who knows the defence, if there is one."""
     if not points:
-        return "No cell of this study has been attacked yet."
+        return _trained(rows, quality)
     groups = found_of(curves, points)
     for who, whom in OF.items():
         judged = {key: [one for one in ones if one.threshold.attacker == who] for key, ones in groups.items()}
@@ -40,6 +44,15 @@ def verdict(curves: Sequence[Curve], points: Sequence[Point], quality: Quality) 
     return (
         "No defence was tried at two strengths or more against a known bound: no smallest one can be named."
     )
+
+
+def _trained(rows: Sequence[Row], quality: Quality) -> str:
+    """Return what a study says that attacks nothing, or of which nothing has finished."""
+    values = [row[quality.key] for row in rows if row.get(quality.key) is not None]
+    if not values:
+        return "No cell of this study has finished yet."
+    over = f"over {plural(len(values), 'cell')}"
+    return f"Nothing was attacked in this study: {quality.title.lower()} of {spread(values, quality)} {over}."
 
 
 def series_of(points: Sequence[Point]) -> list[str]:
