@@ -17,7 +17,7 @@ WHO = {"naive": "ignores the defence", "adaptive": "knows the defence"}
 """The two attackers, as legends and tooltips name them."""
 LEGEND = alt.Legend(symbolSize=90, symbolOpacity=1)
 """Drawn on paper only: on the page legends are buttons."""
-SSIM = "SSIM after brightness adjustment"
+SSIM = ("SSIM", "after brightness adjustment")  # in two lines: one is wider than a phone's plot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,11 @@ class Look:
         """Return a channel that tells defences apart."""
         return channel("series:N", title="defence", scale=scale, legend=LEGEND)
 
-    def leakage_axis(self, title: str, channel: Any = alt.X, field: str = "leakage:Q") -> Any:
+    def leakage_axis(self, title: Sequence[str], channel: Any = alt.X, field: str = "leakage:Q") -> Any:
         """Return an axis of SSIM."""
         axis = alt.Axis(format=".1f", tickCount=5)
-        return channel(field, title=title, axis=axis, scale=alt.Scale(domain=self.leakage, nice=False))
+        scale = alt.Scale(domain=self.leakage, nice=False)
+        return channel(field, title=list(title), axis=axis, scale=scale)
 
     def quality_axis(self, field: str, title: str | None, domain: tuple[float, float]) -> alt.Y:
         """Return an axis of accuracy, or of the loss with the lowest on top."""

@@ -26,7 +26,7 @@ TOLD = {"series": "Defence", "strength": "Strength", "who": "Attacker"}
 
 def tradeoff(data: Any, look: Look) -> Chart:
     """Return accuracy against leakage: a mark for each defence, strength and attacker, and the front."""
-    x = look.leakage_axis(f"leakage: mean {SSIM}")
+    x = look.leakage_axis((f"leakage: mean {SSIM[0]}", SSIM[1]))
     y = look.quality_axis("quality:Q", look.quality.title.lower(), look.final)
     base = alt.Chart(data).encode(x=x, y=y)
     colour = look.defence(alt.Color, look.colours())
