@@ -1,7 +1,7 @@
 """Clients that train a denoiser, one capture each: what is attacked, and what is behind it."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +15,11 @@ from adversary.problem import Problem, frozen_model
 from benchmarks.common import Pool
 from fedsim.defenses import DEFENSES
 from fedsim.defenses.chain import Chain
-from fedsim.defenses.upload import Upload
-from fedsim.options import build
+from fedsim.defenses.clipping import Clipping
+from fedsim.defenses.dpsgd import DPSGD
+from fedsim.defenses.noising import Noising
+from fedsim.defenses.upload import Defense, Upload
+from fedsim.options import build, require
 from fedsim.seeds import derive, torch_generator
 from fedsim.tasks.diffusion import Diffusion, DiffusionTask
 
@@ -91,7 +94,8 @@ def _problem(
     if defense:
         options = {key: value for key, value in defense.items() if key != "name"}
         chain = [build(DEFENSES.resolve(defense["name"]), options, "defense")]
-    sent = Chain(tuple(chain)).apply(Upload(gradient), torch_generator(seed, "benchmark defense", number))
+    generator = torch_generator(seed, "benchmark defense", number)
+    sent = Chain((*chain, *_in_training(chain, len(image)))).apply(Upload(gradient), generator)
     capture = Capture(
         round=1, client=number, node=number + 1, upload="gradient", arrays=sent.values, present=sent.present
     )
@@ -105,3 +109,13 @@ def _problem(
         seeds=[derive(seed, "benchmark start", number)],
         defenses=chain if adaptive else None,
     )
+
+
+def _in_training(chain: Sequence[Defense], batch: int) -> list[Defense]:
+    """Return what DP-SGD does to the gradient of an only example: to clip it, and then noise."""
+    private = next((defense.private for defense in chain if isinstance(defense, DPSGD)), None)
+    if private is None:
+        return []
+    require(batch == 1, "--batch", batch, "1 with DP-SGD, which clips each example's own gradient")
+    std = private.noise_multiplier * private.clip_norm
+    return [Clipping(norm=private.clip_norm), Noising(std=std)]

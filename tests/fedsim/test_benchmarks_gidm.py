@@ -9,9 +9,12 @@ from safetensors.torch import save_file
 
 from adversary.attacks.gidm_plus import GIDMPlus
 from benchmarks.common import read_pool
-from benchmarks.gidm.__main__ import DEFENSES, chosen, gains, main, parser, settings_of
+from benchmarks.gidm.__main__ import main, parser
 from benchmarks.gidm.cases import cases, task_of
 from benchmarks.gidm.measure import Way, figures, measure
+from benchmarks.gidm.settings import DEFENSES, chosen, settings_of
+from benchmarks.gidm.table import gains
+from fedsim.errors import InputError
 
 SMALL = ["--n", "2", "--size", "8", "--channels", "8", "16", "--others", "5"]
 
@@ -32,6 +35,22 @@ def test_cases_are_gradients_of_their_own_draws():
     )
     for name, value in gradient.items():
         torch.testing.assert_close(case.problem.target[name][0], value, rtol=1e-3, atol=1e-6)
+
+
+def test_dp_sgd_clips_the_only_example_and_adds_noise():
+    """The gradient of its only example has the length C, and noise of z C on each entry."""
+    arguments = parser().parse_args(["defenses", *SMALL, "--n", "1"])
+    pool = read_pool(arguments)
+    images, _ = pool.draw(1, 1)
+    sent = {}
+    for std in (0.0, 1e-3):
+        table = {"name": "dpsgd", "clip_norm": 0.01, "noise_multiplier": std / 0.01}
+        (case,) = cases(arguments, pool, images, table, adaptive=True)
+        sent[std] = torch.cat([value.flatten() for value in case.problem.target.values()])
+    torch.testing.assert_close(sent[0.0].norm(), sent[0.0].new_tensor(0.01))
+    torch.testing.assert_close((sent[1e-3] - sent[0.0]).std(), sent[0.0].new_tensor(1e-3), rtol=0.05, atol=0)
+    with pytest.raises(InputError, match="--batch = 2: allowed: 1 with DP-SGD"):
+        next(cases(parser().parse_args(["defenses", "--batch", "2"]), pool, pool.draw(2, 1)[0], table, True))
 
 
 def test_figures_tell_the_quarters_of_timesteps_apart():
