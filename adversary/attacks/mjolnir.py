@@ -134,7 +134,15 @@ class Mjolnir:
         mean = ready(recipe, surrogate, folder)(single)
         generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]
         rows, level = self._start(flatten(single.target), std.to(single.like), surrogate, generators)
-        rows = reverse(mean, rows, level, steps=self.chain, sampling=self.sampling, generators=generators)
+        rows = reverse(
+            mean,
+            rows,
+            level,
+            steps=self.chain,
+            sampling=self.sampling,
+            generators=generators,
+            weakest=noise_range(surrogate)[0] if self.denoiser == "unrolled" else 0.0,
+        )
         target = unflatten(rows.to(problem.like), problem.target)
         return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=None)
 
@@ -143,6 +151,7 @@ class Mjolnir:
         kind = ATTACKS.resolve(self.then, "then")
         allowed = f"an attack that needs no more than {', '.join(sorted(self.needs))}"
         require(kind.needs <= self.needs, "then", self.then, allowed)
+        require(not hasattr(kind, "task"), "then", self.then, "an attack on classifiers")
         attack: Attack = build(kind, self.options, "options")
         return attack
 

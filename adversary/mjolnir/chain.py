@@ -14,13 +14,17 @@ Sampling = Literal["mean", "ddim", "ancestral"]
 """One step, to the posterior mean; the deterministic chain; the chain that draws."""
 
 CLEAN = 0.02
-"""Share of the first level at which the last step is taken."""
+"""Share of the first level at which the last step is taken, where the denoiser knows noise that weak."""
 
 
-def levels(std: Tensor, steps: int) -> Tensor:
-    """Return the levels of a chain that starts at `std` (P,), evenly spaced in the logarithm, (steps, P)."""
+def levels(std: Tensor, steps: int, weakest: float = 0.0) -> Tensor:
+    """Return the levels of a chain that starts at `std` (P,), evenly spaced in the logarithm, (steps, P).
+
+    Down to CLEAN of it, or to the `weakest` noise that the denoiser was trained on.
+    """
     falls = torch.linspace(0, 1, steps, dtype=std.dtype, device=std.device) if steps > 1 else std.new_zeros(1)
-    return std * CLEAN ** falls[:, None]
+    last = (weakest / std).clamp(CLEAN, 1.0)
+    return std * last ** falls[:, None]
 
 
 def drawn(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
@@ -37,6 +41,7 @@ def reverse(
     steps: int,
     sampling: Sampling,
     generators: Sequence[torch.Generator],
+    weakest: float = 0.0,
 ) -> Tensor:
     r"""Return the gradients (P, d) that perturbed ones become, starting at their own noise `std` (P,).
 
@@ -49,11 +54,12 @@ def reverse(
     Song et al. 2021 (DDIM, equation 12; eta = 0 and 1), written for $g_\sigma = g + \sigma z$, which is the
     forward process $\sqrt{\bar\alpha} g + \sqrt{1 - \bar\alpha} z$ divided by $\sqrt{\bar\alpha}$, with
     $\sigma^2 = (1 - \bar\alpha) / \bar\alpha$: so a gradient perturbed by $\sigma$ is a state of the process
-    as it is ("adaptive start": Mjolnir, $\bar\alpha = 1 / (1 + M^2)$). `mean` is the first $\hat g$.
+    as it is ("adaptive start": Mjolnir, $\bar\alpha = 1 / (1 + M^2)$). `mean` is the first $\hat g$. The last
+    step is taken at `weakest`, below which the denoiser knows nothing.
     """
     if sampling == "mean":
         return mean(rows, std)
-    ladder = levels(std, steps)
+    ladder = levels(std, steps, weakest)
     for now, then in pairwise(ladder):
         expected = mean(rows, now)
         fall = (then / now)[:, None]

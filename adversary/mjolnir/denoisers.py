@@ -31,6 +31,8 @@ MeanOf = Callable[[Problem], Mean]
 """Problem in float32, its labels set -> posterior mean of its gradients."""
 VERSION = 1
 """Of what training does: part of the key, so that a change makes denoisers anew."""
+COARSE = 20
+"""One over how finely the share of entries that are present tells denoisers apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +107,17 @@ def _parts(recipe: Recipe, surrogate: Surrogate) -> tuple[nn.Module, Loss, MeanO
 
 def _key(recipe: Recipe, surrogate: Surrogate) -> str:
     victim, knowledge = surrogate.victim, surrogate.victim.knowledge or NAIVE
-    density = {name: round(float(mask.double().mean()), 2) for name, mask in victim.present.items()}
+    shares = [mask.double().mean() for mask in victim.present.values()]
+    sizes = [mask[0].numel() for mask in victim.present.values()]
+    density = sum(float(share) * size for share, size in zip(shares, sizes, strict=True)) / max(1, sum(sizes))
     settings: dict[str, Any] = {
         "version": VERSION,
         "recipe": asdict(recipe),
         "unit": victim.unit,
         "scale_free": knowledge.scale_free,
         "moved": surrogate.moved,
-        "density": density,
+        # Captures of one rate of masking differ by chance in how much is there, and tensors more than all.
+        "masked": {"tensors": sorted(victim.present), "density": round(COARSE * density) / COARSE},
         # These follow from what the surrogate sends, so that another architecture or clipping has others.
         "noise": [f"{level:.4g}" for level in noise_range(surrogate)],
     }

@@ -88,6 +88,15 @@ def test_a_clean_problem_has_nothing_left_of_the_defense(victim: Victim, tmp_pat
     }
 
 
+def test_captures_masked_at_one_rate_share_a_denoiser(victim: Victim, tmp_path: Path) -> None:
+    problem = noisy(victim, (STRONG, Masking(p=0.3)))
+    shares = [float(flatten(problem.select([row]).present).double().mean()) for row in range(2)]
+    assert shares[0] != shares[1]
+    for row, masked in ((0, problem), (1, problem), (0, noisy(victim, (STRONG, Masking(p=0.7))))):
+        mjolnir(tmp_path).clean(masked.select([row]), torch.tensor([0.2], dtype=torch.float64))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
 def test_a_little_training_brings_the_gradient_nearer(victim: Victim, tmp_path: Path) -> None:
     """Nearer than it was sent, and than the gradient of the grey image that an untrained network returns."""
     problem = noisy(victim, number=4)
@@ -189,6 +198,7 @@ def test_weak_noise_is_left_to_the_prior(victim: Victim, tmp_path: Path) -> None
         ({"denoiser": "squares", "variant": "conditional"}, "ddim or ancestral"),
         ({"updates": 0}, "updates = 0: allowed: at least 1"),
         ({"then": "imprint"}, "then = 'imprint': allowed: an attack that needs no more than batch_size"),
+        ({"then": "gidm_plus"}, "then = 'gidm_plus': allowed: an attack on classifiers"),
         ({"then": "dgl"}, "then = 'dgl': no such attack; did you mean 'dlg'"),
         ({"options": {"max_evaluation": 3}}, "options.max_evaluation = 3: unknown key"),
     ],

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
-from adversary.mjolnir.chain import reverse
+from adversary.mjolnir.chain import Sampling, reverse
 from adversary.mjolnir.pictures import draw_pictures
 from adversary.mjolnir.store import content_key, remembered
 from adversary.mjolnir.surrogate import Surrogate
@@ -86,6 +86,23 @@ def test_the_ancestral_chain_draws_from_the_posterior() -> None:
     torch.testing.assert_close(found.mean(dim=1), gaussian_mean(rows, std)[:, 0], rtol=0.03, atol=0.02)
     variance = SIGNAL**2 * std.square() / (SIGNAL**2 + std.square())
     torch.testing.assert_close(found.var(dim=1), variance, rtol=0.06, atol=0.0)
+
+
+@pytest.mark.parametrize("sampling", ["ddim", "ancestral"])
+def test_no_step_is_below_the_weakest_noise_of_the_training(sampling: Sampling) -> None:
+    """The chain ends there; one that starts below it takes all its steps where it is."""
+    asked: list[Tensor] = []
+
+    def mean(rows: Tensor, std: Tensor) -> Tensor:
+        asked.append(std)
+        return gaussian_mean(rows, std)
+
+    rows, std = torch.randn(2, 20, dtype=torch.float64), torch.tensor([2.0, 0.1], dtype=torch.float64)
+    reverse(mean, rows, std, steps=4, sampling=sampling, generators=generators(2), weakest=0.25)
+    torch.testing.assert_close(
+        torch.stack(asked)[:, 0], torch.tensor([2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
+    )
+    torch.testing.assert_close(torch.stack(asked)[:, 1], torch.full((4,), 0.1, dtype=torch.float64))
 
 
 def test_a_captures_draws_do_not_depend_on_its_neighbours() -> None:
