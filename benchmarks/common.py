@@ -230,7 +230,7 @@ def command_line(module: str, command: Mapping[str, Any], skip: Sequence[str] = 
     for key, value in command.items():
         if key in skip or value is None:
             continue
-        if key in ("data", "weights", "training"):
+        if key in ("data", "weights", "training", "prior"):
             value = Path(value).name
         separator = "," if module == "benchmarks.attacks" else " "
         parts = value if isinstance(value, list) else [value]

@@ -97,7 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
     for key in ("ratios", "epsilons"):
         lowest = min(getattr(arguments, key), default=1.0)
         require(lowest > 0, f"--{key}", lowest, "above 0")
-    command = {key: value for key, value in vars(arguments).items() if key not in ("json", "cache")}
+    left_out = ("json", "cache") if arguments.gradients_only else ("json", "cache", "gradients_only")
+    command = {key: value for key, value in vars(arguments).items() if key not in left_out}
     written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
     with threads(arguments.threads):
         scene, written["data"] = scene_of(arguments)
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
         levels += [(std_of_epsilon(epsilon), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
         written["settings"] = []
         for std, told in levels:
-            for row in measure(scene, std, arguments.distribution, names, "ratio" in told):
+            for row in measure(scene, std, arguments.distribution, names, not arguments.gradients_only):
                 entry = {**told, "std": std, "figures": figures(row), "rows": row}
                 written["settings"].append(entry)
                 print(_line(entry), file=prints_to(arguments.json), flush=True)
@@ -169,6 +170,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--evaluations", type=int, default=500, help="of the attack that follows; MAP has twice as many"
     )
+    command.add_argument("--gradients-only", action="store_true", help="look for no images")
     command.add_argument("--cache", type=Path, help="folder of trained denoisers")
     command.add_argument("--threads", type=int, default=1)
 
