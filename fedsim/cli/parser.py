@@ -1,6 +1,7 @@
 """The commands, their options and their help."""
 
 import argparse
+import contextlib
 import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -141,17 +142,16 @@ def _add_threshold(commands: Any) -> None:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: allowed: a whole number of at least 1")
-    return number
+    return int(text)
 
 
 def _share(text: str) -> float:
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: allowed: above 0, at most 1")
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < (number := float(text)) <= 1:
+            return number
+    raise argparse.ArgumentTypeError(f"{text}: allowed: above 0, at most 1")
 
 
 def _command(commands: Any, name: str, summary: str, epilog: str = "") -> Parser:

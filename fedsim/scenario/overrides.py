@@ -25,21 +25,23 @@ def apply_overrides(raw: Mapping[str, Any], overrides: Overrides) -> dict[str, A
     return result
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """Split `key=value`; the value is read as TOML, and a bare word is text.
+def parse_override(
+    text: str, option: str = "--set", form: str = "key=value, such as training.batch_size=8"
+) -> tuple[str, Any]:
+    """Split `key=value` of a command line's `option`; the value is read as TOML, and a bare word is text.
 
     Raises InputError if there is no `=`, or the value is half a string, list or table.
     """
     key, equals, value = text.partition("=")
     key, value = key.strip(), value.strip()
     if not equals or not all(key.split(".")):
-        raise InputError(f"--set {text}: allowed: key=value, such as training.batch_size=8")
+        raise InputError(f"{option} {text}: allowed: {form}")
     number = f"0{value}" if value[:1] == "." else value
     try:
         table = tomllib.loads(f"value = {number}")
     except tomllib.TOMLDecodeError as error:
         if value[:1] in ("[", "{", '"', "'"):
-            raise InputError(f"--set {text}: not a TOML value ({_reason(error)})") from None
+            raise InputError(f"{option} {text}: not a TOML value ({_reason(error)})") from None
         return key, value
     return key, table["value"] if len(table) == 1 else value
 

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +111,21 @@ def content_hash(scenario: Scenario) -> str:
         for part in section.split(".") if section else ():
             place = place[part]
         place.pop(last, None)
-    path = Path(str(scenario.data.options.get("path", "")))
-    content = {"scenario": table, "data": _digest(path, path.stat().st_mtime_ns) if path.is_file() else None}
+    named = scenario.data.options.get("path")
+    content = {"scenario": table, "data": _digest(Path(str(named)).expanduser()) if named else None}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@lru_cache(maxsize=64)
-def _digest(path: Path, _changed: int) -> str:
+def _digest(path: Path) -> str | list[tuple[str, str]] | None:
+    """Return what tells data apart: a file's digest, or those of a folder's files with their names."""
+    if path.is_dir():
+        inside = sorted(one for one in path.rglob("*") if one.is_file())
+        return [(str(one.relative_to(path)), _file_digest(one, one.stat().st_mtime_ns)) for one in inside]
+    return _file_digest(path, path.stat().st_mtime_ns) if path.is_file() else None
+
+
+@cache
+def _file_digest(path: Path, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

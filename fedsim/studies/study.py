@@ -59,7 +59,7 @@ def with_axes(study: Study, changes: Sequence[str]) -> Study:
     Raises InputError for a text that is no axis, or that a zip cannot be kept with.
     """
     for text in changes:
-        key, value = parse_override(text)
+        key, value = parse_override(text, "--axis", "key=[value, ...], such as seed=[1, 2, 3]")
         values = _values(value, f"--axis {key}")
         grids = tuple({**grid, key: values} if key in grid else grid for grid in study.grids)
         axes = study.axes if any(key in grid for grid in grids) else {**study.axes, key: values}

@@ -119,6 +119,26 @@ def test_a_cells_name_follows_from_what_its_figures_depend_on(tmp_path: Path) ->
     assert content_hash(first.scenario) != first.name
 
 
+def test_a_cells_name_follows_from_the_images_of_a_folder(tmp_path: Path) -> None:
+    images = tmp_path / "mine"
+    (images / "cats").mkdir(parents=True)
+    (images / "cats" / "1.ppm").write_bytes(b"one")
+    study = read(tmp_path, BASE)
+    changes = [f"data.path={images}", "data.name=imagefolder"]
+
+    def name() -> str:
+        (cell,) = cells_of(study, tmp_path, changes)
+        return cell.name
+
+    names = [name(), name()]
+    (images / "cats" / "1.ppm").write_bytes(b"two")  # as many bytes
+    names.append(name())
+    (images / "cats" / "1.ppm").rename(images / "cats" / "2.ppm")
+    names.append(name())
+    assert names[0] == names[1]
+    assert len(set(names)) == 3
+
+
 def test_a_scenario_beside_the_study_is_found(tmp_path: Path) -> None:
     (tmp_path / "base.toml").write_text("seed = 7\n", encoding="utf-8")
     study = read(tmp_path, 'scenario = "base.toml"\n[axes]\n"strategy.rounds" = [1]\n')

@@ -211,19 +211,38 @@ def test_light_and_dark_reach_text_and_plots(opened: Any, scheme: str) -> None:
     assert opened.execute_script(series).strip() == {"light": "#2353c4", "dark": "#5f8fff"}[scheme]
 
 
+CSV = """
+const done = arguments[0];
+URL.createObjectURL = blob => { blob.text().then(done); return 'data:,'; };
+HTMLAnchorElement.prototype.click = () => {};
+document.querySelector('.download[data-csv=rows]').click();
+"""
+
+
 def test_csv_holds_the_rows_shown(opened: Any) -> None:
     choose(opened, "series", "clipping")
-    script = """
-    const done = arguments[0];
-    URL.createObjectURL = blob => { blob.text().then(done); return 'data:,'; };
-    HTMLAnchorElement.prototype.click = () => {};
-    document.querySelector('.download[data-csv=rows]').click();
-    """
-    lines = opened.execute_async_script(script).splitlines()
+    lines = opened.execute_async_script(CSV).splitlines()
     assert lines[0].startswith("cell,status,reason,seed,data.name")
-    assert "_series" not in lines[0]
     assert len(lines) == 1 + 2 * 2 * 3 * 2
     assert all("clipping" in line for line in lines[1:])
+
+
+def test_the_text_filters_words_of_tables_plots_and_csv_alike(opened: Any) -> None:
+    """A strength leaves its lines, marks and rows; a number that only a table tells leaves nothing."""
+    strength = opened.execute_script(
+        "return document.querySelector('[data-table=rows] tr[data-series=clipping] td').textContent"
+    )
+    box = opened.find_element("css selector", "[name=text]")
+    box.send_keys(strength)
+    lines = opened.execute_script(ROWS.format("rows"))
+    assert opened.execute_async_script(CSV).count("\r\n") == 1 + lines // 2  # two attackers a row
+    assert opened.execute_script(MARKS.format("tradeoff")) == lines // 2  # two seeds a mark
+    box.clear()
+    box.send_keys(
+        opened.execute_script("return document.querySelector('[data-table=rows] .hot').textContent")
+    )
+    assert opened.execute_script(ROWS.format("rows")) == 0
+    assert opened.execute_script(MARKS.format("tradeoff")) == 0
 
 
 def test_everything_can_be_reached_and_is_seen_to_be(opened: Any) -> None:

@@ -1,7 +1,7 @@
 """What the template shows, and what the page's script works on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import fedsim
@@ -19,8 +19,8 @@ from fedsim.studies.page import (
 )
 from fedsim.studies.page.content import About, Content
 from fedsim.studies.page.export import FOLDER, FORMATS
-from fedsim.studies.page.steps import Curve
 from fedsim.studies.page.words import name_of
+from fedsim.studies.threshold import Threshold
 
 Row = Mapping[str, Any]
 
@@ -34,45 +34,22 @@ def data_of(content: Content, about: About) -> dict[str, Any]:
         "places": [dict(panel.factors) for panel in layout.places],
         "sets": {name: embed.columns(rows, embed.DIGITS) for name, rows in sets.items()},
         "tables": {
-            "rows": embed.columns([_csv_row(content, row) for row in content.rows]),
-            "thresholds": embed.columns([_csv_threshold(row) for row in _thresholds(content.curves)]),
+            "rows": embed.columns(content.rows),
+            "thresholds": embed.columns(
+                [_csv_threshold(one) for curve in content.curves for one in curve.thresholds]
+            ),
         },
     }
 
 
-def _csv_row(content: Content, row: Row) -> dict[str, Any]:
-    """Return a row of results.parquet with what the page filters it by, which the CSV leaves out."""
-    attacked = row.get("attack") is not None
-    where = (
-        {"panel": content.layout.panel(row).number}
-        if attacked
-        else {"place": content.layout.place(row).number}
-    )
-    return {
-        **row,
-        **{f"_{key}": value for key, value in where.items()},
-        "_series": content.defences.of(row).series,
-    }
-
-
-def _thresholds(curves: Sequence[Curve]) -> list[tuple[Curve, Any]]:
-    return [(curve, one) for curve in curves for one in curve.thresholds]
-
-
-def _csv_threshold(pair: tuple[Curve, Any]) -> dict[str, Any]:
-    curve, one = pair
+def _csv_threshold(one: Threshold) -> dict[str, Any]:
+    """Return a threshold's own columns, with those of its setting before them."""
     kept = {
         key: json.dumps(value) if isinstance(value, list | tuple) else value
         for key, value in one.as_dict().items()
         if key != "setting"
     }
-    return {
-        **one.setting,
-        **kept,
-        "_panel": curve.panel.number,
-        "_series": curve.series,
-        "_attacker": one.attacker,
-    }
+    return {**one.setting, **kept}
 
 
 def answers_of(content: Content) -> dict[str, Any]:

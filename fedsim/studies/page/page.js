@@ -77,8 +77,11 @@
     return { series, attacker, panel, place };
   };
 
+  // What is searched in a line are its words: what a mark in a plot has as well.
+  const wordsOf = (row) => all(".words", row).map((cell) => cell.firstChild.textContent).join(" ").toLowerCase();
+
   const filterElements = () => {
-    for (const row of all(".sortable tbody tr")) row.hidden = !shown(told(row), row.textContent.toLowerCase());
+    for (const row of all(".sortable tbody tr")) row.hidden = !shown(told(row), wordsOf(row));
     for (const album of all(".album")) album.hidden = !shown(told(album), album.textContent.toLowerCase());
   };
 
@@ -165,11 +168,9 @@
 
   const csv = (name) => {
     const rows = unpack(study.tables[name]);
-    const names = Object.keys(study.tables[name].columns).filter((column) => !column.startsWith("_"));
-    const kept = rows.filter((row) => {
-      const where = { series: row._series, attacker: row._attacker, panel: row._panel, place: row._place };
-      return shown(where, Object.values(row).join(" ").toLowerCase());
-    });
+    const names = Object.keys(study.tables[name].columns);
+    const lines = all(`[data-table=${name}] tbody tr`).filter((line) => !line.hidden);
+    const kept = [...new Set(lines.map((line) => line.dataset.row))].map((i) => rows[i]);
     return [names, ...kept.map((row) => names.map((column) => row[column]))]
       .map((row) => row.map(quoted).join(",")).join("\r\n") + "\r\n";
   };

@@ -37,6 +37,8 @@ class Line:
     attacker: str = ""
     panel: int | None = None
     place: int | None = None
+    row: int | None = None
+    """The number of the row of the table's CSV that this tells of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,7 @@ def threshold_table(
 ) -> Table:
     """Return a line for each threshold."""
     found = {id(one.threshold): one for ones in found_of(curves, points).values() for one in ones}
-    lines = []
+    lines: list[Line] = []
     for curve in curves:
         for one in curve.thresholds:
             known = found[id(one)]
@@ -76,6 +78,7 @@ def threshold_table(
             lines.append(
                 Line(
                     cells=cells,
+                    row=len(lines),
                     series=curve.series,
                     attacker=one.attacker,
                     panel=curve.panel.number,
@@ -96,8 +99,8 @@ def row_table(rows: Sequence[Row], layout: Layout, defences: Defences, quality: 
     if all(row.get("attack") is None for row in rows):
         return _trained_table(rows, layout, defences, quality)
     lines = [
-        _row_line(row, attacker, layout, defences, quality)
-        for row in rows
+        _row_line(row, i, attacker, layout, defences, quality)
+        for i, row in enumerate(rows)
         if row.get("attack") is not None
         # Without a defence both attackers are one.
         for attacker in (ATTACKERS if row["defense"] != "none" else ATTACKERS[:1])
@@ -110,8 +113,8 @@ def row_table(rows: Sequence[Row], layout: Layout, defences: Defences, quality: 
 
 def _trained_table(rows: Sequence[Row], layout: Layout, defences: Defences, quality: Quality) -> Table:
     """Return a line for each finished cell of a study that attacks nothing."""
-    lines = []
-    for row in rows:
+    lines: list[Line] = []
+    for i, row in enumerate(rows):
         value = row.get(quality.key)
         if value is None:
             continue
@@ -120,13 +123,13 @@ def _trained_table(rows: Sequence[Row], layout: Layout, defences: Defences, qual
         cells = [Cell(defended.series, by=defended.series), strength]
         cells += [Cell(text, by=text) for text in place.factors.values()]
         cells += [Cell(str(row["seed"]), by=row["seed"]), Cell(quality.text(value), by=value)]
-        lines.append(Line(cells=cells, series=defended.series, place=place.number))
+        lines.append(Line(cells=cells, row=i, series=defended.series, place=place.number))
     factors = list(layout.places[0].factors)
     heads = ["Defence", "Strength", *factors, "Seed", quality.title]
     return Table(name="rows", heads=heads, lines=lines, words=len(factors) + 2)
 
 
-def _row_line(row: Row, attacker: str, layout: Layout, defences: Defences, quality: Quality) -> Line:
+def _row_line(row: Row, i: int, attacker: str, layout: Layout, defences: Defences, quality: Quality) -> Line:
     panel, defended = layout.panel(row), defences.of(row)
     plain = defended.series == NO_DEFENSE
     who = ABSENT if plain else WHO[attacker]
@@ -161,6 +164,7 @@ def _row_line(row: Row, attacker: str, layout: Layout, defences: Defences, quali
     ]
     return Line(
         cells=cells,
+        row=i,
         series=defended.series,
         attacker="" if plain else attacker,
         panel=panel.number,
