@@ -75,7 +75,8 @@ def _judgement(judged: dict[Key, list[Found]], tried: str, whom: str, quality: Q
     who = f"None of {tried}" if len(judged) > 1 else f"No strength of {first} that was tried"
     if some:
         return f"{who} keeps the images from {whom}{settings}; {listed(some)} does in some of them."
-    return f"{who} keeps the images from {whom}, at any strength tried."
+    anywhere = ", at any strength tried" if len(judged) > 1 else ""
+    return f"{who} keeps the images from {whom}{anywhere}."
 
 
 def _holds(one: Found) -> bool:
