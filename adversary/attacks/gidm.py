@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adversary.attacks.match import SINGLE_PRECISION
-from adversary.attacks.prior_weights import noise_weight
+from adversary.attacks.prior_weights import OVERFIT, noise_unit, noise_weight
 from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
 from adversary.lockstep import lockstep
-from adversary.objectives import NAIVE, direction
+from adversary.objectives import direction
 from adversary.optimizers.adam import adam, cosine_decay
 from adversary.optimizers.lbfgs import Evaluate, Preview, Stop, lbfgs
 from adversary.precision import cast
@@ -35,8 +35,6 @@ EXACT = 1e-10
 """Matching loss at which the search ends: what float32 gradients leave of the true image is about 1e-13."""
 OUTSIDE = 0.1
 """Mean square by which an image of phase 1 may leave [0, 1]: a third of the range everywhere."""
-OVERFIT = 1 / 6
-"""Share of the pixels for which phase 2 may explain a unit of noise better, and still only fit noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +131,7 @@ class GIDM:
         rows = torch.arange(len(problem), device=first.device)
         with twice_differentiable():
             losses = [distance(images.flatten(1), rows)[0] for images in (first, second)]
-        unit = latent_weight(problem)
+        unit = noise_unit(problem)
         return (unit > 0) & (losses[0] - losses[1] <= OVERFIT * first[0].numel() * unit)
 
     def _latents(self, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -148,7 +146,7 @@ class GIDM:
         start = problem.draw_images().flatten(1).float()
         with twice_differentiable():
             found = adam(
-                with_prior(through(decode, self._distance(single)), latent_weight(single)),
+                with_prior(through(decode, self._distance(single)), noise_unit(single)),
                 start,
                 lambda _: self.learning_rate,
                 max_evaluations=self.latent_evaluations,
@@ -246,14 +244,3 @@ def with_prior(evaluate: Evaluate, weights: Tensor) -> Evaluate:
         return losses + weight * points.square().sum(dim=1), slopes + 2 * weight[:, None] * points
 
     return evaluate_with_prior
-
-
-def latent_weight(problem: Problem) -> Tensor:
-    r"""Return the weight (P,) of $\|z\|^2$ beside the relative distance that makes z the most probable one.
-
-    Under noise of standard deviation sigma on each entry and z ~ N(0, 1), $-2 \sigma^2 \log p$ is
-    $\|g(z) - g^*\|^2 + \sigma^2 \|z\|^2$: $\sigma^2 / \|g^*\|^2$, and zero without noise that is known of.
-    """
-    std = (problem.knowledge or NAIVE).noise_std / problem.unit
-    squares = [value.flatten(1).square().sum(dim=1) for value in problem.target.values()]
-    return std**2 / torch.stack(squares).sum(dim=0)

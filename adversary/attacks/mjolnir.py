@@ -12,6 +12,7 @@ from adversary.attacks import ATTACKS
 from adversary.attacks.match import EXPLAINED
 from adversary.labels import infer_labels
 from adversary.lockstep import matching_losses
+from adversary.mjolnir.around import mended
 from adversary.mjolnir.chain import Sampling, drawn, reverse
 from adversary.mjolnir.denoisers import PICTURED, Kind, Recipe, public_images, ready
 from adversary.mjolnir.level import declared_level, estimated_level
@@ -44,6 +45,7 @@ class Mjolnir:
     r"""Denoise the gradient by a diffusion model of surrogate gradients, and hand it to another attack.
 
         g_hat = reverse chain from sigma of g* = g + sigma z;   then any attack on g_hat
+        then, in g* again, what it says above its noise beyond that image (`adversary.mjolnir.around`)
 
     Liu et al., Mjolnir (AAAI 2025, arXiv 2407.05285), Algorithms 1 to 3: gradients of public images on the
     victim's model, a denoiser trained on them, and the upload placed at the step of the forward process that
@@ -62,6 +64,8 @@ class Mjolnir:
     """`adversary.mjolnir.chain.reverse`"""
     chain: int = 16
     """Steps of `ddim` and `ancestral`."""
+    mending: int = 300
+    """Evaluations of the search around the image found, in the upload itself (`mended`); 0: none."""
     level: Literal["auto", "declared", "estimated"] = "auto"
     """Of the noise: as the defence declares it, or read off the gradient (`auto`: where none is declared)."""
     surrogate: str = "fashion_mnist"
@@ -86,6 +90,7 @@ class Mjolnir:
     def __post_init__(self) -> None:
         for key in ("chain", "images", "updates"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        require(self.mending >= 0, "mending", self.mending, "0 or more")
         require(self.then != "mjolnir", "then", self.then, "another attack than mjolnir")
         fits = self.variant != "conditional" or self.denoiser == "squares"
         require(fits, "variant", self.variant, "denoiser = 'squares' for the conditional one")
@@ -110,8 +115,12 @@ class Mjolnir:
             chosen = rows.nonzero().flatten().tolist()
             if chosen:
                 part = known.select(chosen)
-                given = self.clean(part, std[rows]) if denoise else _told(part, std[rows])
-                attempts.append(self._handed_on(given, part))
+                told = _told(part, std[rows])
+                given = self.clean(part, std[rows]) if denoise else told
+                found = self._other().attack(given)
+                if denoise and self.mending:
+                    found = self.mend(told, found)
+                attempts.append(_judged(found, given, part))
                 order += chosen
         return _joined(attempts, order)
 
@@ -155,13 +164,10 @@ class Mjolnir:
         attack: Attack = build(kind, self.options, "options")
         return attack
 
-    def _handed_on(self, given: Problem, problem: Problem) -> Attempt:
-        """Return what the other attack finds in the gradients given, judged by the observed ones."""
-        found = self._other().attack(given)
-        losses = matching_losses(problem, found.images.to(problem.like), found.labels)
-        enough = torch.maximum(torch.full_like(losses, EXPLAINED), 1.5 * noise_floor(problem))
-        parts = {"gradient": flatten(given.target)[:, None]}
-        return replace(found, losses=losses, converged=(losses <= enough).cpu(), parts=parts)
+    def mend(self, problem: Problem, found: Attempt) -> Attempt:
+        """Return what was found in denoised gradients, mended by what the problem's own ones say."""
+        images, more = mended(problem, found.images, found.labels, max_evaluations=self.mending)
+        return replace(found, images=images, evaluations=found.evaluations + more)
 
     def _level(self, problem: Problem) -> Tensor:
         """Return the noise on each entry (P,); zero where the attacker knows that there is none."""
@@ -181,6 +187,14 @@ class Mjolnir:
             return rows, torch.full_like(std, (low * high) ** 0.5)
         level = torch.full_like(std, NOTHING_KNOWN * high)
         return level[:, None] * drawn(generators, rows), level
+
+
+def _judged(found: Attempt, given: Problem, problem: Problem) -> Attempt:
+    """Return what was found in the gradients given, judged by the observed ones."""
+    losses = matching_losses(problem, found.images.to(problem.like), found.labels)
+    enough = torch.maximum(torch.full_like(losses, EXPLAINED), 1.5 * noise_floor(problem))
+    parts = {"gradient": flatten(given.target)[:, None]}
+    return replace(found, losses=losses, converged=(losses <= enough).cpu(), parts=parts)
 
 
 def _told(problem: Problem, std: Tensor) -> Problem:

@@ -17,6 +17,8 @@ STEP = 0.1
 """How far pixels are moved to see how the gradient moves."""
 APART = 1e-3
 """Mean square by which the images of `telling` differ: what counts as read."""
+OVERFIT = 1 / 6
+"""Share of the pixels for which a search may explain a unit of noise better, and still only fit noise."""
 
 
 def prior_weights(problem: Problem) -> list[Tensor]:
@@ -48,6 +50,15 @@ def noise_weight(problem: Problem) -> Tensor:
         return torch.zeros_like(length)
     moved = sensitivity(problem, length)
     return 1.2 * std * moved / length.square() / sqrt(1 + len(problem.rounds))
+
+
+def noise_unit(problem: Problem) -> Tensor:
+    r"""Return what known noise on one entry adds to the relative distance: $\sigma^2 / \|g^*\|^2$, (P,).
+
+    Zero without noise that is known of.
+    """
+    std = (problem.knowledge or NAIVE).noise_std / problem.unit
+    return std**2 / _length(problem, problem.target).square()
 
 
 def sensitivity(problem: Problem, length: Tensor) -> Tensor:

@@ -4,15 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import markdown, mean, median, share, show
-from benchmarks.mjolnir.measure import BASELINES, MAP, METHODS, OURS
+from benchmarks.mjolnir.measure import BASELINES, DENOISED, MAP, METHODS, OURS
 from fedsim.options import require
 
 Run = Mapping[str, Any]
 Entry = Mapping[str, Any]
 Held = dict[tuple[str, float], Entry]
 """(method, level) -> what was measured."""
-Gains = Callable[[Held, Sequence[float]], tuple[str, list[str]]]
-"""(what was measured, levels) -> (over what, gain of ours by level)."""
+Gains = Callable[[Held, Sequence[float], str], tuple[str, list[str]]]
+"""(what was measured, levels, method) -> (over what, the method's gain by level)."""
 RIVALS = (*BASELINES, MAP)
 
 
@@ -86,18 +86,18 @@ def _table(runs: Sequence[Run], key: str, cell: Callable[[Entry], str], gains: G
             entries = [held.get((name, level)) for level in levels]
             cells = [cell(entry) if entry else "-" for entry in entries]
             rows += [[data, name, *cells]] if set(cells) != {"-"} else []
-        if gains:
-            over, cells = gains(held, levels)
-            rows += [[data, f"**{OURS} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
+        for name in (DENOISED, OURS) if gains else ():
+            over, cells = gains(held, levels, name)
+            rows += [[data, f"**{name} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
     head = [f"SNR {level:g}" if key == "ratio" else f"epsilon {level:g}" for level in levels]
     return markdown(["data", "method", *head], rows) if rows else ""
 
 
-def _over_map(held: Held, levels: Sequence[float]) -> tuple[str, list[str]]:
-    """Return what denoising finds more than MAP, in percent of the victims, at each level."""
+def _over_map(held: Held, levels: Sequence[float], ours: str) -> tuple[str, list[str]]:
+    """Return what a method finds more than MAP, in percent of the victims, at each level."""
     cells = []
     for level in levels:
-        pair = [held[name, level]["rows"] for name in (OURS, MAP) if (name, level) in held]
+        pair = [held[name, level]["rows"] for name in (ours, MAP) if (name, level) in held]
         both = len(pair) == 2 and all("success" in rows for rows in pair)
         cells.append(show(gain(*(rows["success"] for rows in pair)), 2, 100) if both else "-")
     return MAP, cells
@@ -106,15 +106,15 @@ def _over_map(held: Held, levels: Sequence[float]) -> tuple[str, list[str]]:
 def _over_best(key: str, digits: int) -> Gains:
     """Return what tells the gain in a score over whatever without a denoiser has the best mean, by level."""
 
-    def over_best(held: Held, levels: Sequence[float]) -> tuple[str, list[str]]:
+    def over_best(held: Held, levels: Sequence[float], name: str) -> tuple[str, list[str]]:
         cells = []
         for level in levels:
-            others = {name: held[name, level]["rows"][key] for name in RIVALS if (name, level) in held}
-            ours = held.get((OURS, level))
+            others = {other: held[other, level]["rows"][key] for other in RIVALS if (other, level) in held}
+            ours = held.get((name, level))
             if not others or ours is None:
                 cells.append("-")
                 continue
-            best = max(others, key=lambda name: sum(others[name]))
+            best = max(others, key=lambda other: sum(others[other]))
             cells.append(f"{show(gain(ours['rows'][key], others[best]), digits)} ({best})")
         return "the best of them", cells
 

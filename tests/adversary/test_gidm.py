@@ -7,7 +7,8 @@ import torch
 from denoisers import drawn
 from safetensors.torch import save_file
 
-from adversary.attacks.gidm import GIDM, latent_weight, through, with_prior
+from adversary.attacks.gidm import GIDM, through, with_prior
+from adversary.attacks.prior_weights import noise_unit
 from adversary.metrics import psnr
 from adversary.problem import Problem
 from adversary.reconstruct import reconstruct
@@ -102,10 +103,10 @@ def test_under_known_noise_phase_2_leaves_alone_what_explains_the_gradient():
 def test_the_prior_of_latents_weighs_as_the_noise_says():
     """D + w |z|^2 in units of the gradient is -2 sigma^2 log p: w = sigma^2 / |g*|^2."""
     problem = replace(granted([[300]])[0], knowledge=Adaptive(noise_std=0.5))
-    weight = latent_weight(problem)
+    weight = noise_unit(problem)
     square = sum(float(value.square().sum()) for value in problem.target.values())
     assert float(weight[0]) == pytest.approx(0.25 / square)
-    assert latent_weight(replace(problem, knowledge=None)).tolist() == [0.0]
+    assert noise_unit(replace(problem, knowledge=None)).tolist() == [0.0]
 
     def flat(points: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.zeros(len(rows), dtype=points.dtype), torch.zeros_like(points)

@@ -371,7 +371,9 @@ def test_defences_without_a_scale_are_told_by_what_leaked(tmp_path: Path) -> Non
     assert (
         "Quantizing: to the one who knows it leaked 8 of 8 images at dtype = fp16 and 8 of 8 images" in page
     )
-    assert re.search("No strength of clipping [+] noising that was tried keeps the images from [^,.]*[.]", page)
+    assert re.search(
+        "No strength of clipping [+] noising that was tried keeps the images from [^,.]*[.]", page
+    )
     assert "Clipping + noising, in both settings: std = 0.01 keeps images" in page
     assert "noising std = 1" in page
     assert "clipping norm" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
