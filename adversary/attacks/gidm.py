@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from adversary.attacks.match import SINGLE_PRECISION
-from adversary.attacks.prior_weights import OVERFIT, noise_unit, noise_weight
+from adversary.attacks.prior_weights import noise_unit, noise_weight
 from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
@@ -35,6 +35,8 @@ EXACT = 1e-10
 """Matching loss at which the search ends: what float32 gradients leave of the true image is about 1e-13."""
 OUTSIDE = 0.1
 """Mean square by which an image of phase 1 may leave [0, 1]: a third of the range everywhere."""
+OVERFIT = 1 / 6
+"""Share of the pixels for which phase 2 may explain a unit of noise better, and still only fit noise."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,6 @@ STEP = 0.1
 """How far pixels are moved to see how the gradient moves."""
 APART = 1e-3
 """Mean square by which the images of `telling` differ: what counts as read."""
-OVERFIT = 1 / 6
-"""Share of the pixels for which a search may explain a unit of noise better, and still only fit noise."""
 
 
 def prior_weights(problem: Problem) -> list[Tensor]:

@@ -42,15 +42,11 @@ class Surrogate:
 
     def gradients(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the clean gradients of batches (n, B, C, H, W) with labels (n, B), as rows (n, d)."""
-        return flatten(vmap(self.victim.gradient)(images, labels))
+        return gradients_of(self.victim, images, labels)
 
     def defended(self, rows: Tensor) -> Tensor:
         """Return clean gradients (n, d) after what the defence does without chance: clipping."""
-        knowledge, unit = self.victim.knowledge or NAIVE, self.victim.unit
-        if knowledge.simulate is identity:
-            return rows
-        sent = vmap(knowledge.simulate)(unflatten(unit * rows, self.victim.target))
-        return flatten(sent) / unit
+        return after_defense(self.victim, rows)
 
     def uploads(self, rows: Tensor, labels: Tensor, std: Tensor, generator: torch.Generator) -> Problem:
         """Return the problem that clean gradients (n, d) become: defended as the victim's, noise (n,) added.
@@ -78,3 +74,17 @@ class Surrogate:
         drawn = masks[torch.randint(len(masks), (count,), generator=generator)].flatten(1)
         order = torch.rand(drawn.shape, generator=generator).argsort(dim=1).to(drawn.device)
         return drawn.gather(1, order).reshape(count, *masks.shape[1:])
+
+
+def gradients_of(problem: Problem, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the clean gradients of batches (n, B, C, H, W) with labels (n, B), as rows (n, d)."""
+    return flatten(vmap(problem.gradient)(images, labels))
+
+
+def after_defense(problem: Problem, rows: Tensor) -> Tensor:
+    """Return clean gradients (n, d) after what the defence does without chance: clipping."""
+    knowledge, unit = problem.knowledge or NAIVE, problem.unit
+    if knowledge.simulate is identity:
+        return rows
+    sent = vmap(knowledge.simulate)(unflatten(unit * rows, problem.target))
+    return flatten(sent) / unit
