@@ -1,6 +1,7 @@
 """Thresholds as text."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from textwrap import wrap
 
 from fedsim.studies.threshold import Threshold
@@ -68,8 +69,11 @@ def _cells(one: Threshold) -> list[str]:
 
 
 def _told(key: str, value: object) -> str:
-    """Return a setting's value, after its key where the value is no name."""
-    return str(value) if key.rpartition(".")[2] in ("name", "attack", "path") else f"{key} = {value}"
+    """Return a setting's value, after its key where the value is no name; of a file its own name."""
+    last = key.rpartition(".")[2]
+    if last == "path":
+        return Path(str(value)).name
+    return str(value) if last in ("name", "attack") else f"{key} = {value}"
 
 
 def _number(value: float | None) -> str:

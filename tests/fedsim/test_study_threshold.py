@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedsim.errors import InputError
 from fedsim.studies.threshold import interval, monotone, smallest, thresholds
+from fedsim.studies.words import threshold_markdown
 
 Array = NDArray[np.float64]
 LEAKAGE = st.lists(st.floats(0, 1), min_size=2, max_size=8)
@@ -102,6 +103,20 @@ def test_clipping_is_stronger_where_its_norm_is_smaller_and_seeds_are_pooled(tmp
     assert naive.accuracy == pytest.approx(0.115)
     assert adaptive.strength is adaptive.low is adaptive.high is adaptive.accuracy is None
     assert thresholds(rows, tmp_path, metric="ssim", bound=0.46)[1].strength == 1.0
+
+
+def test_a_file_is_told_by_its_name_and_not_by_where_it_lies(tmp_path: Path) -> None:
+    rows = []
+    for name in ("digits", "faces"):
+        for norm, naive in ((1.0, 0.9), (0.1, 0.2)):
+            cell = f"{name}-{norm}"
+            write_scores(tmp_path, cell, "clipping", naive, 0.9)
+            changes = {"defenses.0.name": "clipping", "defenses.0.norm": norm}
+            rows.append(row(cell, **changes, **{"data.path": f"/home/me/{name}.npz"}))
+    text = threshold_markdown(thresholds(rows, tmp_path))
+    assert "| digits.npz" in text
+    assert "| faces.npz" in text
+    assert "/home/me" not in text
 
 
 def test_without_a_baseline_the_bound_is_asked_for(tmp_path: Path) -> None:
