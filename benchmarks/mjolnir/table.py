@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from adversary.mjolnir.denoisers import Recipe
 from benchmarks.common import markdown, mean, median, share, show
 from benchmarks.mjolnir.measure import BASELINES, DENOISED, MAP, METHODS, OURS
 from fedsim.options import require
@@ -68,6 +69,7 @@ def label(run: Run) -> str:
     parts = [run["data"]["name"] + (f", {side}x{side}" if (side := command["size"]) else "")]
     parts += [f"{key} {command[key]:g}" for key in ("clip", "mask") if command.get(key) is not None]
     parts += ["Laplace"] if command["distribution"] == "laplace" else []
+    parts += [f"{updates} updates"] if (updates := command["updates"]) != Recipe().updates else []
     return ", ".join(parts)
 
 

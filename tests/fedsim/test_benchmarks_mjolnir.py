@@ -91,7 +91,7 @@ def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denois
         return {"ratio": 1.0, "figures": figures(row), "rows": row}
 
     settings = [entry("identity", [0.1, 0.3]), entry(MAP, [0.5, 0.6]), entry(AT_TRUTH, [1.0, 1.0])]
-    command = {"size": None, "seed": 1, "distribution": "gaussian"}
+    command = {"size": None, "seed": 1, "distribution": "gaussian", "updates": 3000}
     run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command}
     text = tables([{**run, "settings": [*settings, entry(OURS, [0.8, 0.9])]}])
     assert text.count(f"| mnist | **{OURS} over the best of them**, paired | 0.3 [0.3, 0.3] ({MAP}) |") == 3
@@ -114,14 +114,14 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     assert main(["run", *TINY, *chosen, "--json", str(out), "--gradients-only"]) == 0
     assert main(["table", str(out)]) == 0
     assert "--gradients-only" in (text := capsys.readouterr().out)
-    assert "| fashion_mnist, 8x8 | identity | - |" not in text
+    assert "| fashion_mnist, 8x8, 2 updates | identity | - |" not in text
     assert main(["run", *TINY, *chosen, "--json", str(out)]) == 0
     capsys.readouterr()
     assert main(["table", str(out)]) == 0
     text = capsys.readouterr().out
     assert "| data | method | SNR 1 |" in text
     assert "| data | method | epsilon 10 |" in text
-    assert f"| fashion_mnist, 8x8 | **{OURS} over {MAP}**, paired |" in text
+    assert f"| fashion_mnist, 8x8, 2 updates | **{OURS} over {MAP}**, paired |" in text
     assert text.count("### ") == 8
     assert text.count(f"**{OURS} over the best of them**, paired") == 3
     assert f"--methods identity '{MAP}' '{OURS}'" in text
