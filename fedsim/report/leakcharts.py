@@ -16,6 +16,8 @@ KINDS = {
     "adapts to the defence": svg.ADAPTIVE,
 }
 MAX_DOTS = 5000
+WIDE_LETTER = 8.5
+"""Pixels that a letter of a label takes in a wide font, such as DejaVu Sans."""
 SSIM = "SSIM after the best brightness fit"
 
 
@@ -57,7 +59,7 @@ def _leakage_chart(means: list[Row], dots: list[Row], p99: float | None, width: 
     floor = min([0.0, *(dot["score"] for dot in dots), *(mean["low"] for mean in means)])
     axis = alt.Axis(format=".1f", tickCount=6 if wide else 4)
     x = alt.X("score:Q", title=SSIM, axis=axis, scale=alt.Scale(domain=[floor, 1]))
-    y = alt.Y("row:N", sort=names, title=None, axis=_beside() if wide else _above())
+    y = alt.Y("row:N", sort=names, title=None, axis=_beside(names) if wide else _above())
     color = alt.Color("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())), legend=None)
     base = svg.data(means).encode(y=y, color=color)
     layers: list[Any] = [
@@ -80,8 +82,10 @@ def _threshold(p99: float | None, x: alt.X) -> list[Any]:
     ]
 
 
-def _beside() -> alt.Axis:
-    return alt.Axis(labelLimit=320, labelColor=svg.INK, labelFontSize=13)
+def _beside(names: list[str]) -> alt.Axis:
+    """Return an axis with room for its labels in a reader's wide font, which Vega does not measure by."""
+    room = min(320, WIDE_LETTER * max(map(len, names)))
+    return alt.Axis(labelLimit=280, minExtent=room, labelColor=svg.INK, labelFontSize=13)
 
 
 def _above() -> alt.Axis:

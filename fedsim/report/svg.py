@@ -79,7 +79,7 @@ def config() -> dict[str, Any]:
         "font": "sans-serif",
         "aria": False,
         "background": "transparent",
-        "padding": 4,
+        "padding": {"left": 4, "top": 4, "bottom": 4, "right": 16},  # for letters wider than Vega's
         "view": {"stroke": None},
         "axis": axis,
         "legend": {"labelColor": MUTED, "titleColor": MUTED, "labelFontSize": 12, "symbolStrokeWidth": 0},

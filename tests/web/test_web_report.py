@@ -79,6 +79,22 @@ def test_one_drawing_of_each_chart_fits_the_screen(opened: Any, width: int) -> N
     assert all(0 < drawn <= width for drawn in shown)
 
 
+CUT_OFF = """
+const shown = [...document.querySelectorAll('.chart svg')].filter(s => s.getClientRects().length);
+return shown.flatMap(svg => { const box = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(t => { const b = t.getBoundingClientRect();
+    return b.left < box.left - 1 || b.right > box.right + 1; }).map(t => t.textContent); });
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("font", ["sans-serif", "DejaVu Sans"])
+def test_no_label_of_a_chart_is_cut_off(opened: Any, width: int, font: str) -> None:
+    resize(opened, width)
+    opened.execute_script(f"document.body.style.fontFamily = '{font}'")
+    assert opened.execute_script(CUT_OFF) == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_background(opened: Any, scheme: str) -> None:
     features = [{"name": "prefers-color-scheme", "value": scheme}]
