@@ -1,8 +1,9 @@
 """The noisy images, without their noise: from layers' inputs that are solved for, else from row spaces."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import combinations, product
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from adversary.diffusion.inputs import LayerInput, is_solvable, solve_input
 from adversary.diffusion.layers import Place, diffusion, places, recording
 from adversary.diffusion.rowspace import is_usable, row_spaces
+from adversary.objectives import noise_floor
 from adversary.optimizers.lbfgs import Evaluate, Minimum, Stop, lbfgs
 from adversary.problem import Problem
 
@@ -23,6 +25,8 @@ SETTLE = 100
 """Evaluations after which a search by row spaces has an image, though perhaps a shifted one."""
 REACH = 1
 """By how many positions of the coarsest layer images are moved each way."""
+HOPELESS = 1e-2
+"""Loss of a batch with an image in the wrong place: 3e-2 and more, where right ones are at 1e-3 by then."""
 NEAR = 2.0
 """How many times its loss a moved image may have to be looked at; wrong ones have 3 to 5 times it."""
 
@@ -83,8 +87,9 @@ def by_row_spaces(
     """Return the noisy images (P, pixels) that the layers' row spaces lead to from `start`.
 
     Row spaces do not know in which order the patches come: an image that is moved by a position of the
-    coarsest layer has nearly the same ones, all but those at the edge, and searches end there. So every now
-    and then each one is moved back where that leads further down.
+    coarsest layer has nearly the same ones, all but those at the edge, and searches end there; so they do
+    where images of a batch stand in each other's place, at each other's timestep. So every now and then each
+    one is moved back where that leads further down. A batch that is nowhere near then is given up.
     """
     evaluate, step = row_spaces(problem, where, timesteps), coarsest(problem, where)
     found, left, share = _nowhere(start), max_evaluations, SETTLE
@@ -98,9 +103,16 @@ def by_row_spaces(
         if left >= SETTLE:
             found = _moved_back(problem, evaluate, found, step)
             left = max_evaluations - int(found.evaluations.max())
-        if ended and torch.equal(before.points, found.points):
+        if (ended and torch.equal(before.points, found.points)) or _is_hopeless(problem, found):
             break
     return found
+
+
+def _is_hopeless(problem: Problem, found: Minimum) -> bool:
+    """Return whether batches that nothing disturbs are so far off that another start is worth more."""
+    undisturbed = problem.batch_size > 1 and not problem.slack and not noise_floor(problem).any()
+    far = bool((found.losses > HOPELESS).all()) and int(found.evaluations.max()) >= 3 * SETTLE
+    return undisturbed and far
 
 
 def _nowhere(start: Tensor) -> Minimum:
@@ -111,7 +123,7 @@ def _nowhere(start: Tensor) -> Minimum:
 
 def _moved_back(problem: Problem, evaluate: Evaluate, found: Minimum, step: int) -> Minimum:
     """Return what is found from the nearest moved images where it is better."""
-    moved, losses, tried = nearest_shift(problem, evaluate, found.points, step)
+    moved, losses, tried = nearest_move(problem, evaluate, found.points, step)
     spent = found.evaluations + tried
     if not bool((losses < NEAR * found.losses).any()):
         return replace(found, evaluations=spent)
@@ -122,21 +134,35 @@ def _moved_back(problem: Problem, evaluate: Evaluate, found: Minimum, step: int)
     return replace(found, points=points, losses=lower, evaluations=spent + other.evaluations)
 
 
-def nearest_shift(
+def nearest_move(
     problem: Problem, evaluate: Evaluate, points: Tensor, step: int
 ) -> tuple[Tensor, Tensor, int]:
-    """Return of points (P, pixels) with one image moved those of least loss, their losses (P,), how many."""
-    shape, moves = (problem.batch_size, *problem.task.input_shape), range(-REACH, REACH + 1)
-    ways = [way for way in product(range(problem.batch_size), moves, moves) if way[1:] != (0, 0)]
+    """Return of points (P, pixels) with an image moved, or two in each other's place, those of least loss.
+
+    With their losses (P,) and how many were looked at.
+    """
     rows, best = torch.arange(len(points), device=points.device), torch.full_like(points[:, 0], math.inf)
+    moves = list(_moves(points.reshape(-1, problem.batch_size, *problem.task.input_shape), step))
     nearest = points
-    for image, down, across in ways:
-        moved = points.reshape(-1, *shape).clone()
-        moved[:, image] = moved[:, image].roll((step * down, step * across), dims=(-2, -1))
+    for moved in moves:
         losses = evaluate(moved.flatten(1), rows)[0]
         nearest = torch.where((losses < best)[:, None], moved.flatten(1), nearest)
         best = torch.minimum(best, losses)
-    return nearest, best, len(ways)
+    return nearest, best, len(moves)
+
+
+def _moves(batches: Tensor, step: int) -> Iterator[Tensor]:
+    """Yield batches (P, B, C, H, W) with one image moved, then with two in each other's place."""
+    size, reach = batches.shape[1], range(-REACH, REACH + 1)
+    for image, down, across in product(range(size), reach, reach):
+        if (down, across) != (0, 0):
+            moved = batches.clone()
+            moved[:, image] = moved[:, image].roll((step * down, step * across), dims=(-2, -1))
+            yield moved
+    for one, other in combinations(range(size), 2):
+        order = list(range(size))
+        order[one], order[other] = other, one
+        yield batches[:, order]
 
 
 def coarsest(problem: Problem, where: list[Place]) -> int:

@@ -8,7 +8,7 @@ from denoisers import Drawn, drawn
 
 from adversary.attacks.gidm_plus import GIDMPlus
 from adversary.diffusion.layers import called, layer_gradient, patches, places, recording
-from adversary.diffusion.noisy import coarsest, find_noisy, nearest_shift, solved_inputs
+from adversary.diffusion.noisy import by_row_spaces, coarsest, find_noisy, nearest_move, solved_inputs
 from adversary.diffusion.residual import solve_target
 from adversary.diffusion.rowspace import is_usable, row_spaces
 from adversary.diffusion.timesteps import find_timesteps
@@ -104,11 +104,34 @@ def test_images_that_are_moved_are_moved_back(pair):
     where = [place for place in places(pair.problem) if is_usable(pair.problem, place)]
     evaluate, step = row_spaces(pair.problem, where, pair.timesteps), coarsest(pair.problem, where)
     moved = pair.noisy.roll((step, -step), dims=(-2, -1)).flatten(1)
-    back, losses, tried = nearest_shift(pair.problem, evaluate, moved, step)
+    back, losses, tried = nearest_move(pair.problem, evaluate, moved, step)
     assert step == 2
     assert tried == 8
     torch.testing.assert_close(back, pair.noisy.flatten(1))
     assert losses.max() < 1e-5
+
+
+def test_images_of_a_batch_in_each_others_place_are_put_back():
+    batch = drawn([[200, 900]])
+    where = [place for place in places(batch.problem) if is_usable(batch.problem, place)]
+    evaluate, step = row_spaces(batch.problem, where, batch.timesteps), coarsest(batch.problem, where)
+    swapped = batch.noisy.flip(1).flatten(1)
+    back, losses, tried = nearest_move(batch.problem, evaluate, swapped, step)
+    assert tried == 2 * 8 + 1
+    torch.testing.assert_close(back, batch.noisy.flatten(1))
+    assert losses.max() < 1e-5 < 1e-2 < float(evaluate(swapped, torch.arange(1))[0])
+
+
+def test_a_batch_far_from_the_truth_is_given_up_early(monkeypatch):
+    """Another start is worth more than the rest of its evaluations; an only image keeps them."""
+    monkeypatch.setattr("adversary.diffusion.noisy.HOPELESS", 0.0)
+    monkeypatch.setattr("adversary.diffusion.noisy.SETTLE", 5)
+    for timesteps, least, most in (([[200, 900]], 15, 60), ([[200]], 100, 150)):
+        problem = drawn(timesteps).problem
+        where = [place for place in places(problem) if is_usable(problem, place)]
+        start = 0.3 * problem.draw_images().flatten(1)
+        found = by_row_spaces(problem, where, torch.tensor(timesteps), start, 120)
+        assert least <= int(found.evaluations[0]) <= most
 
 
 def test_noise_that_hides_layers_inputs_leaves_the_noisy_image_to_row_spaces(pair):
