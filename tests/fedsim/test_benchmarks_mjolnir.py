@@ -47,6 +47,11 @@ def test_a_gain_is_paired() -> None:
     assert gain([True] * 30 + [False] * 10, [False] * 40)["low"] > 0.5
 
 
+def _levels(cache: Path) -> list[str]:
+    """Return the options of one level of either kind, with the denoisers kept in `cache`."""
+    return ["--ratios", "1", "--epsilons", "10", "--cache", str(cache)]
+
+
 FEW = ["identity", "class mean", MAP, DENOISED, OURS]
 
 
@@ -57,21 +62,7 @@ FEW = ["identity", "class mean", MAP, DENOISED, OURS]
 )
 def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: list[str]) -> None:
     out = tmp_path / "out.json"
-    given = [
-        "run",
-        *TINY,
-        *first,
-        "--methods",
-        *methods,
-        "--ratios",
-        "1",
-        "--epsilons",
-        "10",
-        "--cache",
-        str(tmp_path),
-        "--json",
-    ]
-    assert main([*given, str(out)]) == 0
+    assert main(["run", *TINY, *first, *_levels(tmp_path), "--methods", *methods, "--json", str(out)]) == 0
     written = json.loads(out.read_text(encoding="utf-8"))
     settings: list[dict[str, Any]] = written["settings"]
     assert [entry["rows"]["method"] for entry in settings] == 2 * methods
@@ -99,18 +90,7 @@ def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denois
 
 def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / "out.json", tmp_path / "plot.png"
-    chosen = [
-        "--methods",
-        "identity",
-        MAP,
-        OURS,
-        "--ratios",
-        "1",
-        "--epsilons",
-        "10",
-        "--cache",
-        str(tmp_path),
-    ]
+    chosen = ["--methods", "identity", MAP, OURS, *_levels(tmp_path)]
     assert main(["run", *TINY, *chosen, "--json", str(out), "--gradients-only"]) == 0
     assert main(["table", str(out)]) == 0
     assert "--gradients-only" in (text := capsys.readouterr().out)
