@@ -7,6 +7,10 @@ loss, its target and its noise were. The patches U are linear in the layer's inp
     (I - P) [U(a) | 1]^T = 0,   P the projection on the row space of [dW | db]
 
 is a linear system with many more equations, L (K - L), than unknowns; the column of ones fixes a's scale.
+
+Of a batch of B images, where O is at least B L, the inputs of each solve it, and what lies on the plane
+through these B points: which of its points are inputs the layers before have to say. More points of it are
+found from random starts, one more than span it: where that one is not on it, the equations leave more open.
 """
 
 from collections.abc import Mapping
@@ -21,25 +25,39 @@ from adversary.optimizers.cgls import cgls
 
 ITERATIONS = 2000
 TOLERANCE = 1e-9
+APART = 3.0
+"""How far from zero, over the size of an input, the search for further points of the plane starts."""
 
 
 @dataclass(frozen=True)
 class LayerInput:
-    """The input of a layer, as solved for."""
+    """The inputs of a layer, one for each image of a batch, as solved for: the plane through them."""
 
     value: Tensor
-    """(1, C, H, W)"""
+    """(1, C, H, W), a point of it: of an only image its input."""
+    directions: Tensor
+    """(B - 1, C H W), orthonormal."""
     misfit: float
-    """What is left of the equations, over their right-hand side: 1e-4 and less for float32 gradients."""
+    """What is left of the equations, over their right-hand side, 1e-4 and less for float32 gradients; of a
+    batch how far one more solution is off the plane, over a solution's length, where that is more."""
 
     @property
     def weight(self) -> float:
         """Return how much it counts beside others, 1 / misfit^2."""
         return max(self.misfit, 1e-6) ** -2
 
+    def gap(self, inputs: Tensor) -> Tensor:
+        """Return the squared distance of inputs (k, C, H, W) to the plane, over its point's length (k,)."""
+        apart = (inputs - self.value).flatten(1)
+        beside = apart - (apart @ self.directions.T) @ self.directions
+        return beside.square().sum(dim=1) / self.value.square().sum()
+
 
 def is_solvable(layer: nn.Module, positions: int) -> bool:
-    """Return whether the layer's input follows from its gradient: rank, overlap and a bias."""
+    """Return whether the inputs follow from the layer's gradient: rank, overlap and a bias.
+
+    `positions` are those of all images of the batch.
+    """
     if not isinstance(layer, nn.Conv2d) or layer.bias is None:
         return False
     strides = zip(layer.kernel_size, layer.stride, strict=True)
@@ -48,23 +66,28 @@ def is_solvable(layer: nn.Module, positions: int) -> bool:
 
 
 def solve_input(
-    layer: nn.Conv2d, name: str, target: Mapping[str, Tensor], shape: torch.Size, positions: int
+    layer: nn.Conv2d, name: str, target: Mapping[str, Tensor], shape: torch.Size, batch: int = 1
 ) -> LayerInput:
-    """Return the input (1, C, H, W) of `shape` of a layer with so many positions, of one image.
+    """Return the inputs of a layer, each of `shape` (1, C, H, W), of so many images.
 
     `target` is the observed gradient by parameter, with a leading row, the only one.
     """
     assert not isinstance(layer.padding, str)
     kernel, dilation, padding, stride = layer.kernel_size, layer.dilation, layer.padding, layer.stride
-    basis = torch.linalg.svd(layer_gradient(layer, name, target)[0], full_matrices=False).Vh[:positions]
+    gradient = layer_gradient(layer, name, target)[0]
+
+    def patches(value: Tensor) -> Tensor:
+        return F.unfold(value.reshape(shape), kernel, dilation, padding, stride)[0].T
+
+    positions = len(patches(gradient.new_zeros(shape)))
+    basis = torch.linalg.svd(gradient, full_matrices=False).Vh[: batch * positions]
 
     def beyond(rows: Tensor) -> Tensor:
         left: Tensor = rows - (rows @ basis.T) @ basis
         return left
 
     def apply(value: Tensor) -> Tensor:
-        rows = F.unfold(value.reshape(shape), kernel, dilation, padding, stride)[0].T
-        return beyond(F.pad(rows, (0, 1))).flatten()
+        return beyond(F.pad(patches(value), (0, 1))).flatten()
 
     def adjoint(misfits: Tensor) -> Tensor:
         rows = beyond(misfits.reshape(positions, -1))[:, :-1]
@@ -74,6 +97,19 @@ def solve_input(
     ones = basis.new_zeros(positions, basis.shape[1])
     ones[:, -1] = 1
     wanted = -beyond(ones).flatten()
-    found = cgls(apply, adjoint, wanted, iterations=ITERATIONS, tolerance=TOLERANCE)
-    misfit = (apply(found) - wanted).norm() / wanted.norm()
-    return LayerInput(found.reshape(shape), float(misfit))
+
+    def nearest(start: Tensor) -> Tensor:
+        left = wanted - apply(start)
+        return start + cgls(apply, adjoint, left, iterations=ITERATIONS, tolerance=TOLERANCE)
+
+    first = nearest(basis.new_zeros(shape.numel()))
+    misfit = (apply(first) - wanted).norm() / wanted.norm()
+    directions = first.new_zeros(0, shape.numel())
+    if batch > 1:
+        generator, scale = torch.Generator().manual_seed(0), APART * first.square().mean().sqrt()
+        starts = torch.randn(batch, shape.numel(), generator=generator, dtype=torch.float64).to(first)
+        apart = torch.stack([nearest(scale * start) - first for start in starts])
+        directions = torch.linalg.qr(apart[1:].T).Q.T
+        beside = apart[0] - (apart[0] @ directions.T) @ directions
+        misfit = torch.maximum(misfit, beside.norm() / first.norm())
+    return LayerInput(first.reshape(shape), directions, float(misfit))

@@ -32,18 +32,18 @@ NEAR = 2.0
 
 
 def solved_inputs(problem: Problem, where: list[Place]) -> dict[str, LayerInput]:
-    """Return by layer the inputs that follow from the gradient of the problem's only capture, of one image.
+    """Return by layer the inputs that follow from the gradient of the problem's only capture.
 
     The first ones that give EXCESS numbers for each pixel; none of those that had entries left out.
     """
-    pixels, had, found = problem.like[0].new_zeros(problem.task.input_shape).numel(), 0, {}
+    size, pixels, had, found = problem.batch_size, math.prod(problem.task.input_shape), 0, {}
     for place in where:
         layer = problem.model.get_submodule(place.name)
         whole = not any(f"{place.name}.{part}" in problem.present for part in ("weight", "bias"))
-        if had >= EXCESS * pixels or not whole or not is_solvable(layer, place.positions):
+        if had >= EXCESS * pixels or not whole or not is_solvable(layer, size * place.positions):
             continue
         assert isinstance(layer, torch.nn.Conv2d)
-        one = solve_input(layer, place.name, problem.target, place.shape, place.positions)
+        one = solve_input(layer, place.name, problem.target, place.shape, size)
         if one.misfit < EXACT:
             found[place.name] = one
             had += one.value.numel()
@@ -53,27 +53,25 @@ def solved_inputs(problem: Problem, where: list[Place]) -> dict[str, LayerInput]
 def invert_inputs(
     problem: Problem, inputs: dict[str, LayerInput], timesteps: Tensor, start: Tensor, max_evaluations: int
 ) -> Minimum:
-    r"""Return the noisy image (1, pixels) at which the layers' inputs are those solved for, by L-BFGS.
+    r"""Return the noisy images (B, pixels) at which the layers' inputs are those solved for, by L-BFGS.
 
-    $\sum_l w_l \|a_l(x_t) - a_l\|^2 / \|a_l\|^2$ with weights $1 / misfit_l^2$ that sum to 1.
+    $\sum_l w_l \|a_l(x_t) - a_l\|^2 / \|a_l\|^2$ with weights $1 / misfit_l^2$ that sum to 1, a the nearest
+    point of the plane: each image of a batch by itself, from `start` (B, pixels), found by its timestep (B,).
     """
     task = diffusion(problem)
     total = sum(one.weight for one in inputs.values())
     shares = {name: one.weight / total for name, one in inputs.items()}
 
-    def evaluate(points: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         point = points.detach().requires_grad_()
         with torch.enable_grad(), recording(problem.model, list(inputs), enough=True) as seen:
-            task.predict(problem.model, point.reshape(1, *task.input_shape), timesteps)
-        gaps = [
-            shares[name] * (seen[name][0] - one.value).square().sum() / one.value.square().sum()
-            for name, one in inputs.items()
-        ]
-        loss = torch.stack(gaps).sum()
-        return loss.detach()[None], torch.autograd.grad(loss, point)[0]
+            task.predict(problem.model, point.reshape(-1, *task.input_shape), timesteps[rows])
+        gaps = [shares[name] * one.gap(seen[name][0]) for name, one in inputs.items()]
+        losses = torch.stack(gaps).sum(dim=0)
+        return losses.detach(), torch.autograd.grad(losses.sum(), point)[0]
 
     stop = Stop(max_evaluations=max_evaluations, patience=50, min_progress=0.05)
-    return lbfgs(evaluate, start, stop, targets=start.new_tensor([1e-3 * misfit(inputs) ** 2]))
+    return lbfgs(evaluate, start, stop, targets=torch.full_like(start[:, 0], 1e-3 * misfit(inputs) ** 2))
 
 
 def misfit(inputs: dict[str, LayerInput]) -> float:
@@ -180,13 +178,14 @@ def find_noisy(
     """
     where, size = places(problem), problem.batch_size
     found, spent, told = start.clone(), torch.zeros(len(start), dtype=torch.int64), []
-    for row in range(len(start) if size == 1 else 0):
+    for row, begun in enumerate(start):
         one = problem.select([row])
         inputs = solved_inputs(one, where)
         if inputs:
-            reached = invert_inputs(one, inputs, timesteps[row], start[row : row + 1], max_evaluations)
-            found[row], spent[row] = reached.points[0], reached.evaluations[0]
-            told += [row] if reached.losses[0] <= TOLD * misfit(inputs) ** 2 else []
+            images = begun.reshape(size, -1)
+            reached = invert_inputs(one, inputs, timesteps[row], images, max_evaluations)
+            found[row], spent[row] = reached.points.flatten(), reached.evaluations.max()
+            told += [row] if bool((reached.losses <= TOLD * misfit(inputs) ** 2).all()) else []
     rest = [row for row in range(len(start)) if row not in told]
     where = [place for place in where if is_usable(problem, place)]
     if rest and where:
