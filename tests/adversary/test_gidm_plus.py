@@ -1,14 +1,17 @@
 """GIDM+ on a U-Net of 8x8 images: timestep and noise unknown, each of its steps against the truth."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
 from denoisers import Drawn, drawn
 
 from adversary.attacks.gidm_plus import GIDMPlus
+from adversary.diffusion.by_inputs import solved_inputs
+from adversary.diffusion.by_rows import by_row_spaces, coarsest, nearest_move
 from adversary.diffusion.layers import called, layer_gradient, patches, places, recording
-from adversary.diffusion.noisy import by_row_spaces, coarsest, find_noisy, nearest_move, solved_inputs
+from adversary.diffusion.noisy import find_noisy
 from adversary.diffusion.residual import solve_target
 from adversary.diffusion.rowspace import is_usable, row_spaces
 from adversary.diffusion.timesteps import find_timesteps
@@ -68,6 +71,32 @@ def test_inputs_of_layers_of_full_rank_are_solved_for(pair):
         assert error < 1e-2
 
 
+@pytest.mark.parametrize("timesteps", [[200, 900], [20, 21, 500, 640]], ids=["two", "four"])
+def test_inputs_of_a_batch_lie_on_the_plane_that_is_solved_for(timesteps):
+    """Each on it to the gradient's precision, and nothing else: a dimension less than there are images."""
+    batch = drawn([timesteps])
+    found = solved_inputs(batch.problem, places(batch.problem))
+    with torch.no_grad(), recording(batch.problem.model, list(found)) as seen:
+        batch.task.predict(batch.problem.model, batch.noisy[0], batch.timesteps[0])
+    assert found
+    for name, plane in found.items():
+        assert plane.directions.shape[0] == len(timesteps) - 1
+        assert plane.gap(seen[name][0]).max() < 1e-9
+        assert plane.gap(seen[name][0].roll(1, dims=-1)).min() > 1e-2
+
+
+@pytest.mark.parametrize(
+    "timesteps", [[200, 900], [300, 300], [20, 21, 500, 640]], ids=["two", "alike", "four"]
+)
+def test_images_of_a_batch_are_found_each_by_its_timestep(timesteps):
+    batch = drawn([timesteps])
+    start = 0.3 * batch.problem.draw_images().flatten(1)
+    noisy, evaluations = find_noisy(batch.problem, batch.timesteps, start, 400)
+    orders = (batch.noisy[0, list(order)] for order in permutations(range(len(timesteps))))
+    assert min((noisy[0] - truth).abs().max() for truth in orders) < 1e-3
+    assert int(evaluations[0]) < 400
+
+
 def test_row_spaces_know_the_noisy_image_from_others(pair):
     where = [place for place in places(pair.problem) if place.positions < place.width]
     evaluate = row_spaces(pair.problem, where, pair.timesteps)
@@ -124,8 +153,8 @@ def test_images_of_a_batch_in_each_others_place_are_put_back():
 
 def test_a_batch_far_from_the_truth_is_given_up_early(monkeypatch):
     """Another start is worth more than the rest of its evaluations; an only image keeps them."""
-    monkeypatch.setattr("adversary.diffusion.noisy.HOPELESS", 0.0)
-    monkeypatch.setattr("adversary.diffusion.noisy.SETTLE", 5)
+    monkeypatch.setattr("adversary.diffusion.by_rows.HOPELESS", 0.0)
+    monkeypatch.setattr("adversary.diffusion.by_rows.SETTLE", 5)
     for timesteps, least, most in (([[200, 900]], 15, 60), ([[200]], 100, 150)):
         problem = drawn(timesteps).problem
         where = [place for place in places(problem) if is_usable(problem, place)]
