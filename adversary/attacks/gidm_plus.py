@@ -44,7 +44,7 @@ class GIDMPlus:
     """Evaluations of the matching loss over noisy image and prediction, where it is not explained before."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"updates", "model", "batch_size", "recipe"})
-    max_images: ClassVar[int] = 4
+    max_images: ClassVar[int] = 8
     task: ClassVar[str] = "diffusion"
 
     def __post_init__(self) -> None:
