@@ -1,9 +1,12 @@
 """Timesteps, read off the layers that see nothing else: rows of their gradients are embeddings of them."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from adversary.diffusion.layers import called, diffusion, layer_gradient, patches, presence, recording
+from adversary.diffusion.rowspace import entry_noise
 from adversary.problem import Problem
 from fedsim.errors import InputError
 
@@ -19,14 +22,28 @@ def find_timesteps(problem: Problem) -> Tensor:
     For one image `[dW | db] = delta [e_t | 1]`: the energy that a least squares fit of delta explains is
     largest at the right t, also where entries are absent or noisy (maximum likelihood under white noise). For
     a batch the embeddings that lie nearest to the span of the gradient's first B right singular vectors
-    (MUSIC, Schmidt 1986): of a batch with absent entries these are approximate. A learnt table of embeddings
-    has a gradient in the rows that were looked up. Raises InputError for a model that has neither.
+    (MUSIC, Schmidt 1986): of a batch with absent entries these are approximate. Where the gradient has fewer
+    directions than images, timesteps occur more than once: that nearest to the span then, which is a guess
+    from three images up. A learnt table of embeddings has a gradient in the rows that were looked up. Raises
+    InputError for a model that has neither.
     """
     names, tables = called(problem, timed=True)[:LAYERS], _tables(problem)
     if not names and not tables:
         raise InputError("model: no layer sees the timestep alone; allowed: grant `timesteps`, or gidm_plus")
     scores = torch.stack([*(_scores(problem, name) for name in names), *tables]).sum(dim=0)
-    return scores.topk(problem.batch_size, dim=1).indices.sort(dim=1).values
+    found = scores.topk(problem.batch_size, dim=1).indices
+    if names and problem.batch_size > 1:
+        occurring = torch.arange(problem.batch_size, device=found.device) < _rank(problem, names[0])[:, None]
+        found = torch.where(occurring, found, found[:, :1])
+    return found.sort(dim=1).values
+
+
+def _rank(problem: Problem, name: str) -> Tensor:
+    """Return how many directions of a layer's gradient stand out of what disturbs it, (P,)."""
+    gradient = layer_gradient(problem.model.get_submodule(name), name, problem.target)
+    noise = entry_noise(problem, f"{name}.weight") * sum(math.sqrt(side) for side in gradient.shape[1:])
+    found: Tensor = (torch.linalg.svdvals(gradient) > noise[:, None]).sum(dim=1)
+    return found.clamp(min=1)
 
 
 def shows_timesteps(problem: Problem) -> bool:

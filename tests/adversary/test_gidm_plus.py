@@ -49,6 +49,8 @@ def test_timesteps_are_read_off_the_time_layers(dtype):
 def test_timesteps_of_a_batch_and_under_masks():
     batch = drawn([[7, 300, 640], [20, 21, 999]])
     assert find_timesteps(batch.problem).tolist() == batch.timesteps.tolist()
+    again = drawn([[300, 300], [20, 21], [640, 640]])
+    assert find_timesteps(again.problem).tolist() == again.timesteps.tolist()
     single = drawn([[40], [873]])
     generator = torch.Generator().manual_seed(0)
     target = single.problem.target
