@@ -32,7 +32,7 @@ from benchmarks.common import (
 )
 from benchmarks.gidm.cases import cases
 from benchmarks.gidm.measure import Row, figures, measure
-from benchmarks.gidm.settings import chosen
+from benchmarks.gidm.settings import CHANNELS, chosen
 from benchmarks.gidm.table import lines, table
 from fedsim.data.load import load_dataset
 from fedsim.engines.environment import threads
@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--batch", type=int, default=1, help="images a capture")
         command.add_argument("--model", choices=("unet", "dit"), default="unet")
         command.add_argument("--patch", type=int, default=4, help="of the DiT")
-        command.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net")
+        command.add_argument("--channels", type=int, nargs="+", default=CHANNELS, help="of the U-Net")
         command.add_argument("--prediction", default="epsilon")
         command.add_argument("--schedule", default="cosine", help="that with which --weights were trained")
         command.add_argument("--timesteps", type=int, default=1000, help="T")

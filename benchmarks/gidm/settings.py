@@ -7,6 +7,8 @@ from typing import Any
 from benchmarks.gidm.measure import Way
 from fedsim.options import require
 
+CHANNELS = [32, 64, 64]
+"""Of the default U-Net."""
 PIXELS = {"phases": "pixels"}
 RELEASED = {**PIXELS, "start": "normal", "coordinates": "pixels"}
 KNOWN = [Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True, restarts=3)]

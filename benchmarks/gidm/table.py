@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.common import command_line, markdown, mean, show
 from benchmarks.gidm.measure import figures
-from benchmarks.gidm.settings import BOTH, OTHER_PRIOR, PHASE_2
+from benchmarks.gidm.settings import BOTH, CHANNELS, OTHER_PRIOR, PHASE_2
 from fedsim.errors import InputError
 from fedsim.options import require
 
@@ -37,7 +37,10 @@ def lines(tables: Sequence[dict[str, Any]]) -> str:
 def _table_rows(table: dict[str, Any]) -> Iterator[list[str]]:
     command = table["command"]
     victim, batch = "trained" if command["weights"] else "untrained", str(command.get("batch", 1))
-    victim += f", DiT of patch {command.get('patch', 4)}" if command.get("model") == "dit" else ""
+    if command.get("model") == "dit":
+        victim += f", DiT of patch {command.get('patch', 4)}"
+    elif command["channels"] != CHANNELS:
+        victim += f", channels {', '.join(map(str, command['channels']))}"
     for entry in table["settings"]:
         granted = ", ".join(entry["privileges"]) or "-"
         name = entry["name"] + (f", T = {steps}" if (steps := command["timesteps"]) != 1000 else "")
@@ -69,7 +72,7 @@ def table(files: Sequence[Path]) -> tuple[str, str]:
 def gains(tables: Sequence[dict[str, Any]]) -> list[str]:
     """Return what phase 1 adds to phase 2, image by image, for each data, noise and prior: lines of text."""
     pairs: dict[str, list[float]] = {}
-    alone = {}
+    alone: dict[tuple[str, str, int], dict[str, Any]] = {}
     for entry in (entry for one in tables for entry in one["settings"]):
         if PHASE_2.name in entry["name"]:
             noise = entry["name"].removeprefix(PHASE_2.name)
