@@ -61,16 +61,17 @@ def by_inputs(
         rows = (losses > enough).nonzero().flatten()
         if not len(rows):
             break
-        plain = _gaps(problem, inputs, timesteps[rows], [])
         search = _gaps(problem, inputs, timesteps[rows], list(taken))
         stop = Stop(max_evaluations=max_evaluations, patience=50, min_progress=0.05)
         begun = start[rows].roll(attempt, dims=1)
         targets = torch.full_like(begun[:, 0], 1e-3 * misfit(inputs) ** 2)
         reached = lbfgs(search, begun, stop, targets=targets)
         spent[rows.cpu()] += reached.evaluations
-        left = plain(reached.points, torch.arange(len(rows), device=rows.device))[0]
+        with torch.no_grad():
+            ends = _inputs_at(problem, inputs, reached.points, timesteps[rows])
+        left = _unexplained(inputs, ends)
         for place, row in enumerate(rows.tolist()):
-            seen = _inputs_at(problem, inputs, reached.points[place : place + 1], timesteps[row : row + 1])
+            seen = {name: values[place : place + 1] for name, values in ends.items()}
             if left[place] < losses[row] and not _is_taken(inputs, seen, taken):
                 points[row], losses[row] = reached.points[place], left[place]
                 taken += [seen] if left[place] <= enough else []
@@ -86,8 +87,7 @@ def _gaps(
         point = points.detach().requires_grad_()
         with torch.enable_grad():
             seen = _inputs_at(problem, inputs, point, timesteps[rows])
-            shares = _shares(inputs)
-            losses = torch.stack([shares[n] * one.gap(seen[n]) for n, one in inputs.items()]).sum(dim=0)
+            losses = _unexplained(inputs, seen)
             for other in taken:
                 losses = losses * (1 + 1 / _distance(inputs, seen, other))
         return losses.detach(), torch.autograd.grad(losses.sum(), point)[0]
@@ -101,6 +101,12 @@ def _inputs_at(problem: Problem, inputs: dict[str, LayerInput], points: Tensor, 
     with recording(problem.model, list(inputs), enough=True) as seen:
         task.predict(problem.model, points.reshape(-1, *task.input_shape), timesteps)
     return {name: seen[name][0] for name in inputs}
+
+
+def _unexplained(inputs: dict[str, LayerInput], seen: Seen) -> Tensor:
+    """Return how far inputs are from those solved for, squared, over the length of these (k,)."""
+    shares = _shares(inputs)
+    return torch.stack([shares[name] * one.gap(seen[name]) for name, one in inputs.items()]).sum(dim=0)
 
 
 def _distance(inputs: dict[str, LayerInput], seen: Seen, other: Seen) -> Tensor:
