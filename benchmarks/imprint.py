@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     require(left >= 100, "--n", arguments.n, "so few batches that 100 images are left to be public")
     images, labels = pool.draw(asked + left, arguments.seed)
     shape = (arguments.n, arguments.batch)
-    batches = images[:asked].unflatten(0, shape), labels[:asked].unflatten(0, shape)
+    batches = images[:asked].reshape(*shape, *images.shape[1:]), labels[:asked].reshape(shape)
     out = common.prints_to(arguments.json)
     rows = []
     for block in BLOCKS:

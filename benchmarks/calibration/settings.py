@@ -208,7 +208,8 @@ def gradinversion(seeds: int, options: Mapping[str, Any]) -> list[Setting]:
 
     On LeNet, which has no BatchNorm, and on a narrow ConvNet in train mode with the statistics of its batch.
     """
-    batchnorm = {"model": "convnet", "model_options": {"width": 8}, "statistics_known": True}
+    plain: dict[str, Any] = {}
+    batchnorm: dict[str, Any] = {"model": "convnet", "model_options": {"width": 8}, "statistics_known": True}
     return [
         Setting(
             name=f"{model}, {told}",
@@ -216,7 +217,7 @@ def gradinversion(seeds: int, options: Mapping[str, Any]) -> list[Setting]:
             attack="gradinversion",
             options={"seeds": seeds, **weights, **options},
         )
-        for model, changes in (("lenet", {}), ("convnet of width 8, statistics granted", batchnorm))
+        for model, changes in (("lenet", plain), ("convnet of width 8, statistics granted", batchnorm))
         for told, weights in (("the paper's weights", {}), ("small images'", SMALL_IMAGES))
     ]
 

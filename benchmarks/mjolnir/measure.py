@@ -150,8 +150,9 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         else:
             rows = clean(scene, problem, level)
             if images or name == OURS:
-                whole = {"present": {}, "knowledge": None, "target": unflatten(rows, problem.target)}
-                found, _ = _inverted(scene, replace(problem, **whole), scene.evaluations)
+                target = unflatten(rows, problem.target)
+                whole = replace(problem, present={}, knowledge=None, target=target)
+                found, _ = _inverted(scene, whole, scene.evaluations)
                 if name == OURS:
                     found, rows = _mended(scene, problem, found)
                 row |= _image_scores(scene, found)

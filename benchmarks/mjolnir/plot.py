@@ -9,6 +9,7 @@ import vl_convert
 
 from benchmarks.mjolnir.measure import METHODS
 from benchmarks.mjolnir.table import label
+from fedsim.report.svg import data
 
 RATIO = "signal to noise, ||g|| / (sigma sqrt(d))"
 COLOURS = (
@@ -44,7 +45,7 @@ def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
         scale=alt.Scale(domain=shown, range=[COLOURS[list(METHODS).index(name)] for name in shown]),
         legend=alt.Legend(symbolOpacity=1, symbolType="circle"),
     )
-    base = alt.Chart(alt.Data(values=points)).encode(x=x, color=color)
+    base = data(points).encode(x=x, color=color)
     share = alt.Y("share:Q", title="images found, %", scale=alt.Scale(domain=[0, 100]))
     lines = base.mark_line(point=True).encode(y=share)
     bands = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")

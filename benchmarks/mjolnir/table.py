@@ -88,7 +88,9 @@ def _table(runs: Sequence[Run], key: str, cell: Callable[[Entry], str], gains: G
             entries = [held.get((name, level)) for level in levels]
             cells = [cell(entry) if entry else "-" for entry in entries]
             rows += [[data, name, *cells]] if set(cells) != {"-"} else []
-        for name in (DENOISED, OURS) if gains else ():
+        for name in (DENOISED, OURS):
+            if gains is None:
+                continue
             over, cells = gains(held, levels, name)
             rows += [[data, f"**{name} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
     head = [f"SNR {level:g}" if key == "ratio" else f"epsilon {level:g}" for level in levels]
