@@ -24,6 +24,9 @@ SHORT = {
     "output.report": False,
 }
 FEWER = {"partition.clients": 20, "strategy.clients_per_round": 4}
+FEW_SAMPLES = {"task.samples": 2, "task.sample_steps": 2}
+LITTLE = {"max_evaluations": 2, "iterations": 2, "polish": 2}
+"""Of the options of an attack, where it has them."""
 
 
 def shortened(path: Path, folder: Path) -> dict[str, Any]:
@@ -44,10 +47,14 @@ def shortened(path: Path, folder: Path) -> dict[str, Any]:
         changed["data.path"] = str(folder / "images.npz")
     if path.stem == "gidm_128":
         changed |= {"data.size": 16, "data.crops": 4}
+    if full.training.steps:
+        changed["training.steps"] = 2
+    if full.task.name == "diffusion":
+        changed |= FEW_SAMPLES
     for number, attack in enumerate(full.adversary.attacks):
         changed[f"adversary.attacks.{number}.restarts"] = 1
-        if "max_evaluations" in options_of(attack.name):
-            changed[f"adversary.attacks.{number}.max_evaluations"] = 2
+        for option in LITTLE.keys() & options_of(attack.name):
+            changed[f"adversary.attacks.{number}.{option}"] = LITTLE[option]
         if "updates" in options_of(attack.name):
             changed[f"adversary.attacks.{number}.updates"] = 2
             changed[f"adversary.attacks.{number}.options"] = {"max_evaluations": 2}

@@ -23,7 +23,7 @@ SCENARIO: dict[str, Any] = {
     "defenses": [{"name": "masking", "p": 0.5, "share": 0.5}],
     "adversary": {
         "capture": {"rounds": [2], "clients": 1},
-        "attacks": [{"name": "idlg", "max_evaluations": 300}],
+        "attacks": [{"name": "idlg", "max_evaluations": 150}],
         "workers": 1,
     },
     "output": {"report": False},
@@ -179,13 +179,14 @@ def test_a_task_or_truth_that_cannot_be_had_is_refused_at_once(done: Run, tmp_pa
 
 def test_an_attack_that_was_cut_off_goes_on(done: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = fedsim.attack(done.folder, attack="idlg", out=out)
+    few = {"adversary.attacks.0.max_evaluations": 10}
+    first = fedsim.attack(done.folder, overrides=few, out=out)
     made = sorted((out / "reconstructions").glob("*.safetensors"))
     assert len(made) > 1
     (out / "summary.json").unlink()
     made[0].unlink()
     kept = {path: path.stat().st_mtime_ns for path in made[1:]}
-    again = fedsim.attack(done.folder, attack="idlg", out=out)
+    again = fedsim.attack(done.folder, overrides=few, out=out)
     assert {path: path.stat().st_mtime_ns for path in made[1:]} == kept
     assert made[0].is_file()
     assert again.leakage == first.leakage
@@ -275,7 +276,7 @@ def test_a_foreign_apps_captures_need_a_task_and_are_scored_with_its_truth(done:
         captures,
         task=task,
         truth=tmp_path / "truth.npz",
-        overrides={"adversary.attacks.0.max_evaluations": 300},
+        overrides={"adversary.attacks.0.max_evaluations": 150},
         out=tmp_path / "out",
     )
     known = {row["capture"]: row["ssim"] for row in done.scores if row["defense"] == "none"}
@@ -291,7 +292,7 @@ def test_fresh_masks_over_rounds_reveal_what_one_round_hides(tmp_path: Path) -> 
         strategy={"rounds": 3},
         adversary={
             "capture": {"rounds": "all", "clients": 1},
-            "attacks": [{"name": "idlg", "max_evaluations": 400}],
+            "attacks": [{"name": "idlg", "max_evaluations": 200}],
         },
     )
     base["defenses"] = [{"name": "masking", "p": 0.985}]
