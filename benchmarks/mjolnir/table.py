@@ -94,7 +94,7 @@ def _table(runs: Sequence[Run], key: str, cell: Callable[[Entry], str], gains: G
             over, cells = gains(held, levels, name)
             rows += [[data, f"**{name} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
     head = [f"SNR {level:g}" if key == "ratio" else f"epsilon {level:g}" for level in levels]
-    return markdown(["data", "method", *head], rows) if rows else ""
+    return markdown(["data", "method", *head], rows) if levels else ""
 
 
 def _over_map(held: Held, levels: Sequence[float], ours: str) -> tuple[str, list[str]]:
