@@ -140,10 +140,16 @@ def show(interval: Mapping[str, Any], digits: int = 3, factor: float = 1.0) -> s
     if value is None:
         return "-"
     bounds = [interval["low"], interval["high"]]
-    text = f"{value * factor:.{digits}g}"
+    text = rounded(value * factor, digits)
     if None in bounds:
         return text
-    return f"{text} [{', '.join(f'{bound * factor:.{digits}g}' for bound in bounds)}]"
+    return f"{text} [{', '.join(rounded(bound * factor, digits) for bound in bounds)}]"
+
+
+def rounded(value: float, digits: int) -> str:
+    """Return a number of so many significant digits, 120 rather than 1.2e+02."""
+    text = f"{value:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text else text
 
 
 def machine() -> dict[str, Any]:

@@ -17,7 +17,7 @@ from benchmarks.calibration.__main__ import main
 from benchmarks.calibration.choice import gain
 from benchmarks.calibration.figures import figures, label_hits
 from benchmarks.calibration.settings import CASES, defenses
-from benchmarks.common import Pool, data_of, median
+from benchmarks.common import Pool, data_of, median, show
 from benchmarks.victims import Victim, captures_of, groups_of
 from fedsim.data.load import load_dataset
 from fedsim.defenses import DEFENSES
@@ -36,6 +36,11 @@ def row(**changes: Any) -> dict[str, Any]:
     counted = {"equations": 9, "unknowns": 4, "evaluations": 7, "starts": 1, "cpu_seconds": 1.0, "loss": 1e-9}
     base = {"capture": 0, "weights": 0, "label": 1, "label_found": 1, "status": "converged"}
     return {**base, **close, **counted, **changes}
+
+
+def test_intervals_are_shown_without_powers_of_ten() -> None:
+    assert show({"share": 1.0, "low": 0.963, "high": 1.0}, 2, 100) == "100 [96, 100]"
+    assert show({"median": 1234.5, "low": 0.0123, "high": None}) == "1230"
 
 
 def test_images_are_drawn_by_seed_without_replacement_and_resized() -> None:
