@@ -23,7 +23,7 @@ SCENARIO: dict[str, Any] = {
     "defenses": [{"name": "masking", "p": 0.5, "share": 0.5}],
     "adversary": {
         "capture": {"rounds": [2], "clients": 1},
-        "attacks": [{"name": "idlg", "max_evaluations": 150}],
+        "attacks": [{"name": "idlg", "max_evaluations": 300}],
         "workers": 1,
     },
     "output": {"report": False},
@@ -276,7 +276,7 @@ def test_a_foreign_apps_captures_need_a_task_and_are_scored_with_its_truth(done:
         captures,
         task=task,
         truth=tmp_path / "truth.npz",
-        overrides={"adversary.attacks.0.max_evaluations": 150},
+        overrides={"adversary.attacks.0.max_evaluations": 300},
         out=tmp_path / "out",
     )
     known = {row["capture"]: row["ssim"] for row in done.scores if row["defense"] == "none"}
@@ -292,7 +292,7 @@ def test_fresh_masks_over_rounds_reveal_what_one_round_hides(tmp_path: Path) -> 
         strategy={"rounds": 3},
         adversary={
             "capture": {"rounds": "all", "clients": 1},
-            "attacks": [{"name": "idlg", "max_evaluations": 200}],
+            "attacks": [{"name": "idlg", "max_evaluations": 400}],
         },
     )
     base["defenses"] = [{"name": "masking", "p": 0.985}]
