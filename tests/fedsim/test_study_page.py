@@ -456,7 +456,10 @@ def test_promises_of_a_study_that_attacks_nothing_are_told(tmp_path: Path) -> No
     out = write_sample_study(tmp_path, small(grids=({"defenses": [[]]}, noise)), attacks=(), privacy=True)
     page = html.unescape(write_page(out, name="trained").read_text(encoding="utf-8"))
     assert "No defence of this study makes" not in page
-    assert 'data-table="promises"' in page
+    promised = page.split('data-table="promises"')[1].split("</table>")[0]
+    noisy = read_table(out)[1:]
+    assert len({row["accuracy"] for row in noisy}) == promised.count("<tr data-series=") / 2 == 2
+    assert all(promised.count(f">{100 * row['accuracy']:.1f}%<") == 2 for row in noisy)
     assert "Defences, each beside none: noising (std = 0.1, 1)." in page
 
 

@@ -85,7 +85,7 @@ def evidence_of(content: Content) -> dict[str, Any]:
         "thresholds": tables.threshold_table(content.curves, content.points, layout, quality),
         "table": tables.row_table(rows, layout, defences, quality),
         "attacked": bool(content.points),
-        "promises": promises.promise_table(content.points, layout, rows, defences),
+        "promises": promises.promise_table(content.points, layout, rows, defences, quality),
         "unfinished": concerns.unfinished(rows, layout, defences),
         "cautions": concerns.cautions(rows, defences),
         "methods": methods.paragraphs(rows, runs, content.points, content.curves, defences),

@@ -9,7 +9,7 @@ from typing import Any
 from fedsim.report.words import ABSENT, OBSERVERS, interval, number
 from fedsim.studies.page.layout import Layout, Panel
 from fedsim.studies.page.look import WHO
-from fedsim.studies.page.points import Point
+from fedsim.studies.page.points import Point, Quality
 from fedsim.studies.page.series import Defences, Defended
 from fedsim.studies.page.tables import Cell, Line, Table
 
@@ -21,20 +21,26 @@ class _Measured:
     place: Panel
     defended: Defended
     rows: list[Row] = field(default_factory=list)
+    """Of its cells, an attack each: those that promise something."""
     points: dict[str, Point] = field(default_factory=dict)
+
+    def quality(self, key: str) -> float | None:
+        """Return the mean accuracy or loss of its cells."""
+        found = {row["cell"]: row[key] for row in self.rows if row.get(key) is not None}
+        return math.fsum(found.values()) / len(found) if found else None
 
 
 def promise_table(
-    points: Sequence[Point], layout: Layout, rows: Sequence[Row], defences: Defences
+    points: Sequence[Point], layout: Layout, rows: Sequence[Row], defences: Defences, quality: Quality
 ) -> Table | None:
-    """Return each promise of differential privacy beside the leakage measured under it; None for none."""
+    """Return each promise of differential privacy beside leakage and accuracy under it; None for none."""
     groups = _measured_groups(points, layout) if points else _trained_groups(rows, layout, defences)
-    lines = [_promise_line(group, promise) for group in groups for promise in weakest(group.rows)]
+    lines = [_promise_line(group, promise, quality) for group in groups for promise in weakest(group.rows)]
     if not lines:
         return None
     factors = list(groups[0].place.factors)
     heads = ["Defence", "Strength", *factors, "Promise", "Of", "Epsilon", "Delta"]
-    heads += ["SSIM if ignored", "SSIM if known"]
+    heads += ["SSIM if ignored", "SSIM if known", quality.title]
     return Table(name="promises", heads=heads, lines=lines, words=len(factors) + 4)
 
 
@@ -74,11 +80,11 @@ def _epsilon(promise: Row) -> float:
     return math.inf if epsilon is None else float(epsilon)
 
 
-def _promise_line(group: _Measured, promise: Row) -> Line:
+def _promise_line(group: _Measured, promise: Row, quality: Quality) -> Line:
     defended = group.defended
     epsilon, reason = promise.get("epsilon"), promise.get("reason") or ""
     adjacency = promise.get("adjacency") or ""
-    against = str(promise.get("against", ABSENT))
+    against, kept = str(promise.get("against", ABSENT)), group.quality(quality.key)
     cells = [
         Cell(defended.series, by=defended.series),
         Cell(defended.strength or ABSENT, by=defended.order[-1] if defended.order else None),
@@ -90,6 +96,7 @@ def _promise_line(group: _Measured, promise: Row) -> Line:
             f"{promise['delta']:g}" if promise.get("delta") is not None else ABSENT, by=promise.get("delta")
         ),
         *(_measured(group.points.get(attacker)) for attacker in WHO),
+        Cell(quality.text(kept), by=kept),
     ]
     at = group.place.number
     panel, place = (at, None) if group.points else (None, at)
