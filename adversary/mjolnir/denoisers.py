@@ -43,9 +43,9 @@ class Recipe:
     conditional: bool = False
     """Squares alone: shown the upload (variant `conditional`)."""
     updates: int = 3000
-    batch: int = 32
+    batch: int = 16
     """Surrogate gradients an update."""
-    rate: float = 2e-3
+    rate: float = 3e-3
     steps: int = 6
     """Steps of the unrolled search."""
     seed: int = 0
