@@ -24,7 +24,7 @@ from fedsim.studies.page.front import front
 from fedsim.studies.page.layout import Layout
 from fedsim.studies.page.pictures import MOST, SIDE, reduced
 from fedsim.studies.page.promises import weakest
-from fedsim.studies.page.rounds import thinned
+from fedsim.studies.page.rounds import CROWD, thinned
 from fedsim.studies.page.series import Defences
 from fedsim.studies.page.steps import band
 from fedsim.studies.study import Study
@@ -333,6 +333,27 @@ def test_defences_of_one_strength_are_learnt_in_one_panel_a_place(tmp_path: Path
     assert all(f"{row['name']} " in plots[0].words for row in ends)
     drawn = {(row["series"], row["strength"]) for row in plots[0].rows(content.figures.data)["curves"]}
     assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(("strengths", "together"), [(CROWD - 2, True), (CROWD - 1, False)])
+def test_a_few_strengths_share_a_panel_many_do_not(tmp_path: Path, strengths: int, together: bool) -> None:
+    masks = [[{"name": "masking", "p": (1 + i) / 10}] for i in range(strengths)]
+    chains: list[Any] = [[], *masks, [{"name": "noising", "std": 0.1}]]
+    content = read_content(write_sample_study(tmp_path, small(grids=({"defenses": chains},)), attacks=()))
+    ends = [plot.rows(content.figures.data)["ends"] for plot in content.figures.rounds]
+    assert [len(rows) for rows in ends] == ([CROWD] if together else [1 + strengths, 2])
+    names = {row["name"] for row in ends[0]}
+    assert names >= ({"masking, p = 0.1", "masking, p = 0.2"} if together else {"p = 0.1", "p = 0.2"})
+
+
+def test_a_shared_panel_of_a_single_defence_is_named_after_it(tmp_path: Path) -> None:
+    mask, noise = [{"name": "masking", "p": 0.1}], [{"name": "noising", "std": 0.1}]
+    grids = (
+        {"strategy.name": ["fedavg"], "defenses": [[], mask, noise]},
+        {"strategy.name": ["fedmedian"], "defenses": [[], mask]},
+    )
+    content = read_content(write_sample_study(tmp_path, small(grids=grids), attacks=()))
+    assert [plot.title for plot in content.figures.rounds] == ["FedAvg", "masking · FedMedian"]
 
 
 def test_variants_are_series_and_strengths_are_ordered() -> None:

@@ -13,6 +13,8 @@ from fedsim.studies.page.store import Store
 Row = Mapping[str, Any]
 MOST = 80
 """Rounds of a line that are drawn: of more, every second, third, ... and the last."""
+CROWD = 8
+"""Lines of a panel that can still be told apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ def _ranked(lines: Sequence[Line]) -> list[Line]:
 def learnt(lines: Sequence[Line]) -> list[tuple[Panel, str, list[Line]]]:
     """Return the panels: each series of a place with its lines, the undefended beside them.
 
-    Where every defence has one strength, all of a place are in one panel, whose series is empty.
+    Where every defence has one strength, or a place a few lines in all, they share a panel, whose series is
+    empty where they are of several.
     """
     apart: dict[tuple[int, str], list[Line]] = {}
     together: dict[int, list[Line]] = {}
@@ -105,12 +108,20 @@ def learnt(lines: Sequence[Line]) -> list[tuple[Panel, str, list[Line]]]:
             apart.setdefault((line.place.number, line.defended.series), []).append(line)
     if not apart:
         return [(line.place, NO_DEFENSE, [line]) for line in plain.values()]
-    if len(apart) > len(together) and all(len(members) == 1 for members in apart.values()):
-        return [(members[0].place, "", members) for members in together.values()]
+    single = all(len(members) == 1 for members in apart.values())
+    few = all(len(members) <= CROWD for members in together.values())
+    if len(apart) > len(together) and (single or few):
+        return [(members[0].place, _only_series(members), members) for members in together.values()]
     return [
         (members[0].place, series, [*([plain[place]] if place in plain else []), *members])
         for (place, series), members in apart.items()
     ]
+
+
+def _only_series(lines: Sequence[Line]) -> str:
+    """Return the series that all defended lines are of; empty where they are of several."""
+    found = {line.defended.series for line in lines} - {NO_DEFENSE}
+    return found.pop() if len(found) == 1 else ""
 
 
 def told_apart(line: Line, panel: Sequence[Line]) -> str:
