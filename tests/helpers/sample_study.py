@@ -75,6 +75,13 @@ def sample_study(**changes: Any) -> Study:
     return Study(**{"name": "sample", "scenario": scenario, "axes": axes, "grids": GRIDS, **changes})
 
 
+def small_study(**changes: Any) -> Study:
+    """Return three cells of one data set: no defence, and masking at two strengths."""
+    axes = {"data.name": ["fashion_mnist"], "seed": [1]}
+    masking = {"defenses.0.name": ["masking"], "defenses.0.p": [0.1, 0.9]}
+    return sample_study(**{"axes": axes, "grids": ({"defenses": [[]]}, masking), **changes})
+
+
 def write_sample_study(
     out: Path,
     study: Study | None = None,
