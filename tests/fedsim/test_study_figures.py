@@ -12,7 +12,8 @@ from sample_study import small_study, write_sample_study
 
 from fedsim.studies.page.content import read_content
 from fedsim.studies.page.datasets import spread_out
-from fedsim.studies.page.embed import columns
+from fedsim.studies.page.embed import columns as as_columns
+from fedsim.studies.page.export import columns
 from fedsim.studies.page.front import front
 from fedsim.studies.page.layout import Layout
 from fedsim.studies.page.pictures import SIDE, reduced
@@ -168,5 +169,12 @@ def test_variants_are_series_and_strengths_are_ordered() -> None:
 
 def test_columns_come_back_as_rows() -> None:
     rows = [{"a": 1, "b": "x", "c": float("nan")}, {"a": 2, "b": "x", "c": 0.123456789}]
-    found = columns(rows, 3)
+    found = as_columns(rows, 3)
     assert found == {"size": 2, "columns": {"a": [1, 2], "b": {"all": "x"}, "c": [None, 0.123]}}
+
+
+@pytest.mark.parametrize(
+    ("panels", "in_a_row"), [(2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (7, 3), (8, 4), (9, 3), (12, 4)]
+)
+def test_panels_stand_in_whole_rows(panels: int, in_a_row: int) -> None:
+    assert columns(panels) == in_a_row

@@ -14,7 +14,6 @@ from fedsim.studies.page.palette import IN_PRINT, themed
 
 FOLDER = "figures"
 FORMATS = ("png", "svg", "pdf")
-COLUMNS = 3
 WIDTH = 300
 SCALE = 2
 """Pixels of the PNG for each unit of the drawing."""
@@ -67,7 +66,7 @@ def composed(name: str, plots: Sequence[Plot], figures: Figures) -> dict[str, An
         "config": config("#ffffff"),
         "title": title,
         "concat": [_panel(plot, figures, alone=len(plots) == 1) for plot in plots],
-        "columns": 2 if len(plots) in (2, 4) else COLUMNS,
+        "columns": columns(len(plots)),
         "spacing": 28,
         "datasets": {
             f"{plot.key} {data}": rows for plot in plots for data, rows in plot.rows(figures.data).items()
@@ -75,6 +74,13 @@ def composed(name: str, plots: Sequence[Plot], figures: Figures) -> dict[str, An
     }
     themed_spec: dict[str, Any] = json.loads(themed(json.dumps(spec), IN_PRINT))
     return themed_spec
+
+
+def columns(panels: int) -> int:
+    """Return how many panels stand in a row: so many that rows are whole, if three or four do it."""
+    if panels in (2, 4):
+        return 2
+    return 4 if panels % 4 == 0 else 3
 
 
 def _panel(plot: Plot, figures: Figures, *, alone: bool) -> Any:
