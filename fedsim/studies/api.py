@@ -10,7 +10,7 @@ from fedsim.simulation.progress import Progress
 from fedsim.studies.cells import Cell, cells_of
 from fedsim.studies.running import run_cells
 from fedsim.studies.study import Study, find_study, read_study, with_axes
-from fedsim.studies.table import RESULTS, Row, read_table, rows_of, write_table
+from fedsim.studies.table import RESULTS, Row, judged, read_table, rows_of, write_table
 from fedsim.studies.threshold import QUANTILE, Threshold
 from fedsim.studies.threshold import thresholds as _thresholds
 
@@ -78,7 +78,8 @@ def thresholds(
     place = Path(folder)
     if not (place / RESULTS).is_file():
         raise InputError(f"{folder}: no {RESULTS}; allowed: a folder that `fedsim study` wrote")
-    found = _thresholds(read_table(place), place, bound=bound, metric=metric, quantile=quantile, seed=seed)
+    rows = judged(read_table(place))
+    found = _thresholds(rows, place, bound=bound, metric=metric, quantile=quantile, seed=seed)
     if not found:
         raise InputError(f"{folder}: no defence with two strengths or more that was attacked")
     return found

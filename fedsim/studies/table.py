@@ -52,6 +52,19 @@ def read_table(folder: Path) -> list[Row]:
     return rows
 
 
+def single_step(row: Mapping[str, Any]) -> bool:
+    """Return whether the cell's federation took one step in all: one round of FedSGD."""
+    return row.get("training.algorithm") == "fedsgd" and row.get("rounds") == 1
+
+
+def judged(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows without accuracy and loss where a single step was taken.
+
+    It has taught the model nothing yet, so that what a defence took from it would be chance.
+    """
+    return [row | {"accuracy": None, "loss": None} if single_step(row) else row for row in rows]
+
+
 def _column(values: list[Any]) -> list[Any]:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float} and len(kinds) == 2:

@@ -11,7 +11,8 @@ HEAD = ["setting", "defence", "attacker", "bound", "smallest strength", "interva
 
 def threshold_markdown(found: Sequence[Threshold]) -> str:
     """Return the same table as Markdown."""
-    rows = [HEAD, ["---"] * len(HEAD), *(_cells(one) for one in found)]
+    head, *cells = _table(found)
+    rows = [head, ["---"] * len(head), *cells]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     cautions = "\n".join(f"- {text}" for text in _cautions(found))
     return f"{table}\n\n{cautions}" if cautions else table
@@ -19,10 +20,19 @@ def threshold_markdown(found: Sequence[Threshold]) -> str:
 
 def threshold_text(found: Sequence[Threshold]) -> str:
     """Return a table of thresholds, a line each, in columns."""
-    rows = [HEAD, *(_cells(one) for one in found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    rows = _table(found)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(line.rstrip() for line in [*lines, *_wrapped(_cautions(found))])
+
+
+def _table(found: Sequence[Threshold]) -> list[list[str]]:
+    """Return head and cells, without accuracy where none is known."""
+    rows = [HEAD, *(_cells(one) for one in found)]
+    if any(one.accuracy is not None for one in found):
+        return rows
+    place = HEAD.index("accuracy")
+    return [[*row[:place], *row[place + 1 :]] for row in rows]
 
 
 def answer(one: Threshold) -> str:

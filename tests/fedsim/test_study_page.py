@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_study import BLIND, P99, TRUTHS, WARNING, small_study, write_sample_study
 
+import fedsim
 from fedsim.cli import main
 from fedsim.errors import InputError
 from fedsim.studies.page import write_page
@@ -21,6 +22,7 @@ from fedsim.studies.page.embed import library, script_json
 from fedsim.studies.page.pictures import MOST
 from fedsim.studies.page.promises import weakest
 from fedsim.studies.table import read_table, write_table
+from fedsim.studies.words import threshold_markdown, threshold_text
 
 HOSTILE = "</script><b onmouseover=alert(1)>&amp;{{ 7*7 }}"
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "svg": b"<svg", "pdf": b"%PDF-"}
@@ -272,6 +274,26 @@ def test_models_without_an_accuracy_are_judged_by_their_loss(tmp_path: Path) -> 
     page = write_page(out).read_text(encoding="utf-8")
     assert "Held-out loss against leakage" in page
     assert '"reverse":true' in page
+
+
+def test_a_single_step_tells_no_accuracy(tmp_path: Path) -> None:
+    out = write_sample_study(tmp_path, small_study())
+    rows = [{**row, "training.algorithm": "fedsgd", "rounds": 1} for row in read_table(out)]
+    assert all(row["accuracy"] is not None for row in rows)
+    write_table(rows, out)
+    page = write_page(out).read_text(encoding="utf-8")
+    assert "took a single step, which teaches a model nothing yet: accuracy is left out" in page
+    assert "of accuracy" not in page
+    assert 'id="strength"' in page
+    assert 'id="tradeoff"' not in page
+    assert 'id="rounds"' not in page
+    assert all(one.accuracy is None for one in fedsim.thresholds(out))
+    assert "accuracy" not in threshold_markdown(fedsim.thresholds(out))
+    several = [{**row, "rounds": 2} for row in rows]
+    write_table(several, out)
+    assert "single step" not in write_page(out).read_text(encoding="utf-8")
+    assert "accuracy" in threshold_markdown(fedsim.thresholds(out))
+    assert "accuracy" in threshold_text(fedsim.thresholds(out))
 
 
 def test_clients_beside_defended_ones_are_no_undefended_federation(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from fedsim.studies.page.rounds import lines_of
 from fedsim.studies.page.series import Defences
 from fedsim.studies.page.steps import Curve, curves_of
 from fedsim.studies.page.store import Store
-from fedsim.studies.table import read_table
+from fedsim.studies.table import judged, read_table, single_step
 from fedsim.studies.threshold import thresholds
 
 Row = Mapping[str, Any]
@@ -42,14 +42,14 @@ class Content:
 
 def read_content(folder: Path) -> Content:
     """Read a study's table and cells."""
-    rows = read_table(folder)
+    rows = judged(read_table(folder))
     store = Store(folder)
     layout, defences, quality = Layout(rows), Defences(rows), quality_of(rows)
     points = points_of(rows, store, layout, defences, quality)
     # Without a blind baseline (no test images) there is no bound to be below.
     bounded = [row for row in rows if row.get("blind_ssim_affine_p99") is not None]
     curves = curves_of(thresholds(bounded, folder), bounded, store, layout, defences)
-    lines = lines_of(rows, store, layout, defences, quality)
+    lines = lines_of([row for row in rows if not single_step(row)], store, layout, defences, quality)
     return Content(
         rows=rows,
         store=store,

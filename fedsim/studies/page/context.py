@@ -61,6 +61,7 @@ def answers_of(content: Content) -> dict[str, Any]:
         "verdict": verdict.verdict(curves, points, quality, content.rows),
         "answers": sentences.answers(curves, points, quality),
         "undefended": verdict.without_defense(points, quality) if points else "",
+        "untaught": verdict.untaught(content.rows),
         "criterion": verdict.criterion(curves),
         "swatches": {name: palette.swatch(shapes[name], colours[name]) for name in series},
         "names": {name: name_of(name) for name in series},

@@ -63,10 +63,11 @@ class Quality:
 
 
 def quality_of(rows: Sequence[Row]) -> Quality:
-    """Return accuracy if any row has it."""
-    if any(row.get("accuracy") is not None for row in rows):
-        return Quality("accuracy", "Test accuracy", True)
-    return Quality("loss", "Held-out loss", False)
+    """Return accuracy, or loss where rows have that alone."""
+    has = {key: any(row.get(key) is not None for row in rows) for key in ("accuracy", "loss")}
+    if has["loss"] and not has["accuracy"]:
+        return Quality("loss", "Held-out loss", False)
+    return Quality("accuracy", "Test accuracy", True)
 
 
 def points_of(

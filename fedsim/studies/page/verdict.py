@@ -18,6 +18,7 @@ from fedsim.studies.page.points import Point, Quality
 from fedsim.studies.page.series import NO_DEFENSE
 from fedsim.studies.page.steps import Curve
 from fedsim.studies.page.words import images_words, name_of
+from fedsim.studies.table import single_step
 from fedsim.studies.threshold import QUANTILE
 
 Row = Mapping[str, Any]
@@ -112,6 +113,14 @@ def without_defense(points: Sequence[Point], quality: Quality) -> str:
     return f"{told}, at a {name} of {spread(known, quality)}." if known else f"{told}."
 
 
+def untaught(rows: Sequence[Row]) -> str:
+    """Return why a study of single steps tells no accuracy."""
+    if not any(map(single_step, rows)):
+        return ""
+    who = "The federation" if all(map(single_step, rows)) else "A federation of one round"
+    return f"{who} took a single step, which teaches a model nothing yet: accuracy is left out."
+
+
 def criterion(curves: Sequence[Curve], quantile: float = QUANTILE) -> str:
     """Return what `keeps images` means: bound, quantile, sample size and interval."""
     ones = [one for curve in curves for one in curve.thresholds]
@@ -120,9 +129,7 @@ def criterion(curves: Sequence[Curve], quantile: float = QUANTILE) -> str:
     bounds = sorted({round(one.bound, 4) for one in ones})
     share = f"{quantile:.0%} of the images" if quantile < 1 else "every image"
     bound = (
-        number(bounds[0])
-        if len(bounds) == 1
-        else f"{number(bounds[0])} to {number(bounds[-1])}, by data set,"
+        number(bounds[0]) if len(bounds) == 1 else f"{number(bounds[0])} to {number(bounds[-1])}, by data set"
     )
     return (
         f"“Keeps” means: {share} score at most {bound} (SSIM after brightness adjustment), which a guess "
