@@ -280,8 +280,10 @@ def test_a_single_step_tells_no_accuracy(tmp_path: Path) -> None:
     out = write_sample_study(tmp_path, small_study())
     rows = [{**row, "training.algorithm": "fedsgd", "rounds": 1} for row in read_table(out)]
     assert all(row["accuracy"] is not None for row in rows)
+    write_page(out)
     write_table(rows, out)
     page = write_page(out).read_text(encoding="utf-8")
+    assert {path.stem for path in (out / "figures").iterdir()} == {"strength"}
     assert "took a single step, which teaches a model nothing yet: accuracy is left out" in page
     assert "of accuracy" not in page
     assert 'id="strength"' in page

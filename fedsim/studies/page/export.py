@@ -46,6 +46,8 @@ def write_figures(figures: Figures, folder: Path) -> list[Path]:
             path = place / f"{name}.{ending}"
             path.write_bytes(contents[ending])
             found.append(path)
+    for path in {place / f"{name}.{ending}" for name in SUBTITLES for ending in FORMATS} - {*found}:
+        path.unlink(missing_ok=True)  # an earlier page's, which this one does not show
     return found
 
 
