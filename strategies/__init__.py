@@ -18,14 +18,21 @@ _FLOWER = "flwr.serverapp.strategy"
 STRATEGIES = Registry(
     "strategy",
     Entry("fedavg", f"{_FLOWER}:FedAvg", "mean, weighted by examples", "McMahan et al. 2017"),
-    Entry("fedavgm", f"{_FLOWER}:FedAvgM", "mean, with momentum on the server", "Hsu et al. 2019"),
+    Entry("fedavgm", f"{_FLOWER}:FedAvgM", "mean, with momentum on the server", "Hsu, Qi & Brown 2019"),
     Entry("fedadam", f"{_FLOWER}:FedAdam", "Adam on the server", "Reddi et al. 2021"),
     Entry("fedadagrad", f"{_FLOWER}:FedAdagrad", "Adagrad on the server", "Reddi et al. 2021"),
     Entry("fedyogi", f"{_FLOWER}:FedYogi", "Yogi on the server", "Reddi et al. 2021"),
     Entry("fedmedian", f"{_FLOWER}:FedMedian", "median of each entry", "Yin et al. 2018"),
     Entry("fedtrimmedavg", f"{_FLOWER}:FedTrimmedAvg", "trimmed mean of each entry", "Yin et al. 2018"),
-    Entry("fedprox", f"{_FLOWER}:FedProx", "mean; clients stay near the global weights", "Li et al. 2020"),
-    Entry("qfedavg", f"{_FLOWER}:QFedAvg", "clients with a high loss weigh more", "Li et al. 2020 (q-FFL)"),
+    Entry(
+        "fedprox",
+        f"{_FLOWER}:FedProx",
+        "mean; clients stay near the global weights",
+        "T. Li, Sahu et al. 2020",
+    ),
+    Entry(
+        "qfedavg", f"{_FLOWER}:QFedAvg", "clients with a high loss weigh more", "T. Li, Sanjabi et al. 2020"
+    ),
     Entry("krum", f"{_FLOWER}:Krum", "the one upload nearest to its neighbours", "Blanchard et al. 2017"),
     Entry(
         "multikrum", f"{_FLOWER}:MultiKrum", "mean of the uploads that Krum trusts", "Blanchard et al. 2017"

@@ -8,6 +8,6 @@ MANIPULATIONS = Registry(
         "imprint",
         "adversary.manipulation.imprint:Imprint",
         "a block in front of the model whose gradient sorts a batch's images into bins",
-        "Fowl et al. 2022, Robbing the Fed",
+        "Fowl et al. 2022",
     ),
 )

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 
 from fedsim.errors import InputError
+from fedsim.papers import brief
 from fedsim.registry import Entry
 from fedsim.scenario.load import bundled_scenarios
 from fedsim.scenario.plugins import REGISTRIES, registry
@@ -51,7 +52,10 @@ def _studies() -> list[Entry]:
 def as_json(kinds: Listing) -> str:
     """Return the listing as JSON: kind -> list of name, summary, paper, target."""
     table = {
-        kind: [{"name": e.name, "summary": e.summary, "paper": e.paper, "target": e.target} for e in entries]
+        kind: [
+            {"name": e.name, "summary": e.summary, "paper": brief(e.paper), "target": e.target}
+            for e in entries
+        ]
         for kind, entries in kinds.items()
     }
     return json.dumps(table, indent=2, ensure_ascii=False)
@@ -71,7 +75,7 @@ def as_text(kinds: Listing) -> str:
 def _lines(entry: Entry, width: int, columns: int) -> list[str]:
     indent = " " * (width + 2)
     first = f"  {entry.name:<{width}}"
-    paper = f"[{entry.paper}]" if entry.paper else ""
+    paper = f"[{brief(entry.paper)}]" if entry.paper else ""
     both = f"{entry.summary} {paper}".strip()
     if len(first) + len(both) <= columns:
         return [first + both]

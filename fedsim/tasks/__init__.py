@@ -16,6 +16,6 @@ TASKS = Registry(
         "diffusion",
         "fedsim.tasks.diffusion:Diffusion",
         "draw new images: a denoising diffusion model (of the models unet and dit)",
-        "Ho, Jain & Abbeel 2020, Denoising Diffusion Probabilistic Models, arXiv 2006.11239",
+        "Ho, Jain & Abbeel 2020",
     ),
 )

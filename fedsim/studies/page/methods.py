@@ -6,6 +6,7 @@ from typing import Any
 
 from adversary.attacks import ATTACKS
 from adversary.statistics import RESAMPLES
+from fedsim.papers import brief, references
 from fedsim.report.citations import citations
 from fedsim.report.folder import RunFolder
 from fedsim.report.privileges import privileges
@@ -18,11 +19,8 @@ from fedsim.studies.page.words import images_words
 from fedsim.studies.threshold import DRAWS, QUANTILE
 
 Row = Mapping[str, Any]
-STATISTICS = (
-    ("Barlow et al. 1972, Statistical Inference under Order Restrictions", ""),
-    ("Efron 1987, Better Bootstrap Confidence Intervals (JASA 82)", ""),
-    ("Wilson 1927, Probable Inference, the Law of Succession, and Statistical Inference (JASA 22)", ""),
-)
+INTERVALS = "Efron 1987; Wilson 1927"
+THRESHOLDS = "Barlow et al. 1972"
 
 
 def paragraphs(
@@ -132,7 +130,7 @@ def _as_whom(attackers: Collection[str]) -> str:
 def _cited(attack: str) -> str:
     """Return an attack with its paper."""
     paper = next((entry.paper for entry in ATTACKS if entry.name == attack), "")
-    return f"{title(attack)} ({paper})" if paper else title(attack)
+    return f"{title(attack)} ({brief(paper)})" if paper else title(attack)
 
 
 def _measure(curves: Sequence[Curve], quantile: float) -> str:
@@ -180,10 +178,11 @@ def works(runs: Iterable[RunFolder], curves: Sequence[Curve]) -> list[tuple[str,
     """Return the papers that the study stands on, with their addresses."""
     # Papers follow from the names in a scenario: each set of names is looked up once.
     some = {str(_names(run.scenario)): run for run in runs}
-    found: dict[str, str] = {}
-    for run in some.values():
-        found |= dict(citations(run))
-    return [*found.items(), *(STATISTICS if curves else STATISTICS[1:])]
+    cited = [work for run in some.values() for work in citations(run)]
+    statistics = [
+        work for text in ([THRESHOLDS] if curves else []) + [INTERVALS] for work in references(text)
+    ]
+    return list(dict.fromkeys([*cited, *statistics]))
 
 
 def _names(table: Any) -> list[Any]:
