@@ -34,11 +34,13 @@ def references(citation: str) -> Iterator[tuple[str, str]]:
 
 def brief(citation: str) -> str:
     """Return a citation for running text: as it stands, with the arXiv numbers of the works."""
-    return "; ".join(
-        f"{part}, arXiv {paper.arxiv}" if paper and paper.arxiv else part
-        for part in _parts(citation)
-        for _, paper in [_paper(part)]
-    )
+    return "; ".join(map(_numbered, _parts(citation)))
+
+
+def _numbered(part: str) -> str:
+    key, paper = _paper(part)
+    number = f", arXiv {paper.arxiv}" if paper and paper.arxiv else ""
+    return f"{key}{number}{part[len(key) :]}"
 
 
 def _parts(citation: str) -> list[str]:

@@ -50,6 +50,6 @@ def test_a_work_that_is_not_known_stands_as_it_is() -> None:
 
 def test_running_text_has_the_number() -> None:
     assert brief("Zhao, Mopuri & Bilen 2020") == "Zhao, Mopuri & Bilen 2020, arXiv 2001.02610"
-    assert brief("Geiping et al. 2020, section 5; Doe 2031") == (
-        "Geiping et al. 2020, section 5, arXiv 2003.14053; Doe 2031"
+    assert brief("Geiping et al. 2020, section 5; Doe 2031; a talk") == (
+        "Geiping et al. 2020, arXiv 2003.14053, section 5; Doe 2031; a talk"
     )
