@@ -179,9 +179,7 @@ def works(runs: Iterable[RunFolder], curves: Sequence[Curve]) -> list[tuple[str,
     # Papers follow from the names in a scenario: each set of names is looked up once.
     some = {str(_names(run.scenario)): run for run in runs}
     cited = [work for run in some.values() for work in citations(run)]
-    statistics = [
-        work for text in ([THRESHOLDS] if curves else []) + [INTERVALS] for work in references(text)
-    ]
+    statistics = references(f"{THRESHOLDS}; {INTERVALS}" if curves else INTERVALS)
     return list(dict.fromkeys([*cited, *statistics]))
 
 
