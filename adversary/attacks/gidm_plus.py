@@ -37,7 +37,7 @@ class GIDMPlus:
     """
 
     max_evaluations: int = 1000
-    """Evaluations in search of the noisy image, a start."""
+    """Evaluations in search of the noisy image by row spaces, a start; by inputs five times as many."""
     iterations: int = 400
     """Of conjugate gradients, for what was to be predicted; they stop where the gradient is explained."""
     polish: int = 60

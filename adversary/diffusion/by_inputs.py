@@ -19,6 +19,8 @@ EXACT = 1e-2
 """Misfit above which a solved input is not trusted."""
 TRIES = 2
 """Further starts for each further image of a batch."""
+CHEAP = 5
+"""Evaluations for one by row spaces: these end at the last of the layers and need no Gram matrices."""
 
 Seen = dict[str, Tensor]
 """The inputs (k, C, H, W) of layers, by name."""
@@ -50,9 +52,10 @@ def by_inputs(
 
     $\sum_l w_l \|a_l(x_t) - a_l\|^2 / \|a_l\|^2$ with weights $1 / misfit_l^2$ that sum to 1, $a_l$ the
     nearest point of the plane: each image of a batch by itself, from `start` (B, pixels), at its timestep
-    (B,). As the plane goes through the others' inputs as well, searches end near these. What has been found
-    is therefore kept away from, by a factor $1 + 1 / d$ with d the distance in the same measure (deflation:
-    Farrell, Birkisson & Funke 2015), in searches from further starts. `converged` (B,) are those explained.
+    (B,), in CHEAP times `max_evaluations`. As the plane goes through the others' inputs as well, searches
+    end near these. What has been found is therefore kept away from, by a factor $1 + 1 / d$ with d the
+    distance in the same measure (deflation: Farrell, Birkisson & Funke 2015), in searches from further
+    starts. `converged` (B,) are those explained.
     """
     size, enough = len(start), TOLD * misfit(inputs) ** 2
     points, losses = start.clone(), torch.full_like(start[:, 0], math.inf)
@@ -62,7 +65,7 @@ def by_inputs(
         if not len(rows):
             break
         search = _gaps(problem, inputs, timesteps[rows], list(taken))
-        stop = Stop(max_evaluations=max_evaluations, patience=50, min_progress=0.05)
+        stop = Stop(max_evaluations=CHEAP * max_evaluations, patience=50, min_progress=0.05)
         begun = start[rows].roll(attempt, dims=1)
         targets = torch.full_like(begun[:, 0], 1e-3 * misfit(inputs) ** 2)
         reached = lbfgs(search, begun, stop, targets=targets)
