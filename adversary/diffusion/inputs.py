@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from adversary.diffusion.layers import layer_gradient
 from adversary.optimizers.cgls import cgls
 
-ITERATIONS = 2000
+ITERATIONS = 5000
+"""At 256 positions and outputs 3,000 lead to an error of a thousandth; at 64 the tolerance ends it sooner."""
 TOLERANCE = 1e-9
 APART = 3.0
 """How far from zero, over the size of an input, the search for further points of the plane starts."""
@@ -79,7 +80,14 @@ def solve_input(
     def patches(value: Tensor) -> Tensor:
         return F.unfold(value.reshape(shape), kernel, dilation, padding, stride)[0].T
 
-    positions = len(patches(gradient.new_zeros(shape)))
+    def summed(rows: Tensor) -> Tensor:
+        whole: Tensor = F.fold(rows.T[None], shape[2:], kernel, dilation, padding, stride)
+        return whole.flatten()
+
+    none = patches(gradient.new_zeros(shape))
+    positions = len(none)
+    # Unknowns that count alike, in however many patches they are: fewer iterations.
+    even = summed(torch.ones_like(none)).clamp(min=1).rsqrt()
     basis = torch.linalg.svd(gradient, full_matrices=False).Vh[: batch * positions]
 
     def beyond(rows: Tensor) -> Tensor:
@@ -87,23 +95,21 @@ def solve_input(
         return left
 
     def apply(value: Tensor) -> Tensor:
-        return beyond(F.pad(patches(value), (0, 1))).flatten()
+        return beyond(F.pad(patches(even * value), (0, 1))).flatten()
 
     def adjoint(misfits: Tensor) -> Tensor:
-        rows = beyond(misfits.reshape(positions, -1))[:, :-1]
-        back: Tensor = F.fold(rows.T[None], shape[2:], kernel, dilation, padding, stride)
-        return back.flatten()
+        return even * summed(beyond(misfits.reshape(positions, -1))[:, :-1])
 
     ones = basis.new_zeros(positions, basis.shape[1])
     ones[:, -1] = 1
     wanted = -beyond(ones).flatten()
 
     def nearest(start: Tensor) -> Tensor:
-        left = wanted - apply(start)
-        return start + cgls(apply, adjoint, left, iterations=ITERATIONS, tolerance=TOLERANCE)
+        left = wanted - apply(start / even)
+        return start + even * cgls(apply, adjoint, left, iterations=ITERATIONS, tolerance=TOLERANCE)
 
     first = nearest(basis.new_zeros(shape.numel()))
-    misfit = (apply(first) - wanted).norm() / wanted.norm()
+    misfit = (apply(first / even) - wanted).norm() / wanted.norm()
     directions = first.new_zeros(0, shape.numel())
     if batch > 1:
         generator, scale = torch.Generator().manual_seed(0), APART * first.square().mean().sqrt()

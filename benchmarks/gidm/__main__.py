@@ -120,6 +120,9 @@ def parser() -> argparse.ArgumentParser:
             "--prior", metavar="FILE.safetensors", help="ablations: a denoiser of other data"
         )
         command.add_argument("--std", type=float, help="ablations: of noise on each entry, which is known of")
+        command.add_argument(
+            "--evaluations", type=int, metavar="N", help="`max_evaluations` of the attacks, not their default"
+        )
         command.add_argument("--rows", metavar="TEXT", help="only those rows whose name has this in it")
         command.add_argument("--granted", action="store_true", help="defenses: GIDM in place of GIDM+")
         command.add_argument("--threads", type=int, default=1)

@@ -79,9 +79,17 @@ def _with_prior(way: Way, prior: str | None) -> Way:
     return replace(way, name=f"{way.name}{OTHER_PRIOR}", options={**way.options, "prior": prior})
 
 
+def _limited(setting: Setting, evaluations: int | None) -> Setting:
+    """Return the setting with so many evaluations at most, where its way counts any."""
+    name, way, defense, known = setting
+    if evaluations is None or way.attack not in ("gidm", "gidm_plus", "joint"):
+        return setting
+    return name, replace(way, options={**way.options, "max_evaluations": evaluations}), defense, known
+
+
 def chosen(arguments: argparse.Namespace) -> list[Setting]:
     """Return the settings of which `--rows` names a part. Raises InputError where it names none."""
-    settings = settings_of(arguments)
+    settings = [_limited(setting, arguments.evaluations) for setting in settings_of(arguments)]
     found = [setting for setting in settings if (arguments.rows or "") in setting[0]]
     require(bool(found), "--rows", arguments.rows, "part of " + "; ".join(name for name, *_ in settings))
     return found

@@ -6,10 +6,12 @@ from itertools import permutations
 import pytest
 import torch
 from denoisers import Drawn, drawn
+from torch import nn
 
 from adversary.attacks.gidm_plus import GIDMPlus
 from adversary.diffusion.by_inputs import solved_inputs
 from adversary.diffusion.by_rows import by_row_spaces, coarsest, nearest_move
+from adversary.diffusion.inputs import solve_input
 from adversary.diffusion.layers import called, layer_gradient, patches, places, recording
 from adversary.diffusion.noisy import find_noisy
 from adversary.diffusion.residual import solve_target
@@ -71,6 +73,21 @@ def test_inputs_of_layers_of_full_rank_are_solved_for(pair):
         error = (layer_input.value - seen[name][0]).norm() / seen[name][0].norm()
         assert layer_input.misfit < 1e-2
         assert error < 1e-2
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_what_went_into_a_convolution_is_solved_for_whatever_came_back(stride):
+    """From D [U | 1] alone, D any square matrix; where strides divide, entries are in 1, 2 or 4 patches."""
+    generator = torch.Generator().manual_seed(0)
+    side = 4 * stride
+    layer = nn.Conv2d(6, 16, 3, stride=stride, padding=1).double()
+    truth = torch.randn(1, 6, side, side, generator=generator, dtype=torch.float64)
+    back = torch.randn(16, 16, generator=generator, dtype=torch.float64)
+    gradient = back @ patches(layer, [truth], 1)[0]
+    target = {"one.weight": gradient[None, :, :-1].reshape(1, *layer.weight.shape)}
+    target["one.bias"] = gradient[None, :, -1]
+    found = solve_input(layer, "one", target, truth.shape)
+    torch.testing.assert_close(found.value, truth, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("timesteps", [[200, 900], [20, 21, 500, 640]], ids=["two", "four"])

@@ -76,6 +76,17 @@ def test_references_need_no_gradient():
     assert prior["psnr"] < 20
 
 
+def test_evaluations_are_those_of_every_search():
+    """And nothing to what needs no search."""
+    ways = [way for _, way, *_ in chosen(parser().parse_args(["ablations", "--evaluations", "7"]))]
+    limits = {way.name: way.options.get("max_evaluations") for way in ways}
+    assert {name for name, limit in limits.items() if limit is None} == {
+        "prior alone, no gradient",
+        "nearest other image",
+    }
+    assert set(limits.values()) == {7, None}
+
+
 @pytest.mark.parametrize("what", ["known", "unknown", "ablations", "defenses", "timesteps"])
 def test_each_subcommand_has_rows_and_says_what_it_grants(what):
     rows = settings_of(parser().parse_args([what]))
