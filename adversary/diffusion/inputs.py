@@ -24,7 +24,7 @@ from adversary.diffusion.layers import layer_gradient
 from adversary.optimizers.cgls import cgls
 
 ITERATIONS = 5000
-"""At 256 positions and outputs 3,000 lead to an error of a thousandth; at 64 the tolerance ends it sooner."""
+"""At 256 positions and outputs 2,000 are too few by far; at 64 the tolerance ends it sooner."""
 TOLERANCE = 1e-9
 APART = 3.0
 """How far from zero, over the size of an input, the search for further points of the plane starts."""
