@@ -15,13 +15,14 @@ found from random starts, one more than span it: where that one is not on it, th
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adversary.diffusion.layers import layer_gradient
-from adversary.optimizers.cgls import cgls
+from adversary.optimizers.cgls import Operator, cgls
 
 ITERATIONS = 5000
 """At 256 positions and outputs 2,000 are too few by far; at 64 the tolerance ends it sooner."""
@@ -73,9 +74,44 @@ def solve_input(
 
     `target` is the observed gradient by parameter, with a leading row, the only one.
     """
+    equations = _equations(layer, layer_gradient(layer, name, target)[0], shape, batch)
+    first = equations.nearest(torch.zeros_like(equations.even))
+    misfit = equations.left(first).norm() / equations.wanted.norm()
+    directions = first.new_zeros(0, shape.numel())
+    if batch > 1:
+        generator, scale = torch.Generator().manual_seed(0), APART * first.square().mean().sqrt()
+        starts = torch.randn(batch, shape.numel(), generator=generator, dtype=torch.float64).to(first)
+        apart = torch.stack([equations.nearest(scale * start) - first for start in starts])
+        directions = torch.linalg.qr(apart[1:].T).Q.T
+        beside = apart[0] - (apart[0] @ directions.T) @ directions
+        misfit = torch.maximum(misfit, beside.norm() / first.norm())
+    return LayerInput(first.reshape(shape), directions, float(misfit))
+
+
+class _Equations(NamedTuple):
+    """What an input a (n,) has to solve: `apply(a / even) = wanted`."""
+
+    apply: Operator
+    adjoint: Operator
+    wanted: Tensor
+    even: Tensor
+    """(n,), 1 over the root of how many patches an entry is in: so all count alike, which saves iterations."""
+
+    def left(self, value: Tensor) -> Tensor:
+        """Return what an input leaves of the equations."""
+        return self.wanted - self.apply(value / self.even)
+
+    def nearest(self, start: Tensor) -> Tensor:
+        """Return the solution nearest to a start (n,)."""
+        left = self.left(start)
+        step = cgls(self.apply, self.adjoint, left, iterations=ITERATIONS, tolerance=TOLERANCE)
+        return start + self.even * step
+
+
+def _equations(layer: nn.Conv2d, gradient: Tensor, shape: torch.Size, batch: int) -> _Equations:
+    """Return the module's equations for inputs of `shape` from `[dW | db]` (O, K) of so many images."""
     assert not isinstance(layer.padding, str)
     kernel, dilation, padding, stride = layer.kernel_size, layer.dilation, layer.padding, layer.stride
-    gradient = layer_gradient(layer, name, target)[0]
 
     def patches(value: Tensor) -> Tensor:
         return F.unfold(value.reshape(shape), kernel, dilation, padding, stride)[0].T
@@ -85,10 +121,8 @@ def solve_input(
         return whole.flatten()
 
     none = patches(gradient.new_zeros(shape))
-    positions = len(none)
-    # Unknowns that count alike, in however many patches they are: fewer iterations.
     even = summed(torch.ones_like(none)).clamp(min=1).rsqrt()
-    basis = torch.linalg.svd(gradient, full_matrices=False).Vh[: batch * positions]
+    basis = torch.linalg.svd(gradient, full_matrices=False).Vh[: batch * len(none)]
 
     def beyond(rows: Tensor) -> Tensor:
         left: Tensor = rows - (rows @ basis.T) @ basis
@@ -98,24 +132,7 @@ def solve_input(
         return beyond(F.pad(patches(even * value), (0, 1))).flatten()
 
     def adjoint(misfits: Tensor) -> Tensor:
-        return even * summed(beyond(misfits.reshape(positions, -1))[:, :-1])
+        return even * summed(beyond(misfits.reshape(len(none), -1))[:, :-1])
 
-    ones = basis.new_zeros(positions, basis.shape[1])
-    ones[:, -1] = 1
-    wanted = -beyond(ones).flatten()
-
-    def nearest(start: Tensor) -> Tensor:
-        left = wanted - apply(start / even)
-        return start + even * cgls(apply, adjoint, left, iterations=ITERATIONS, tolerance=TOLERANCE)
-
-    first = nearest(basis.new_zeros(shape.numel()))
-    misfit = (apply(first / even) - wanted).norm() / wanted.norm()
-    directions = first.new_zeros(0, shape.numel())
-    if batch > 1:
-        generator, scale = torch.Generator().manual_seed(0), APART * first.square().mean().sqrt()
-        starts = torch.randn(batch, shape.numel(), generator=generator, dtype=torch.float64).to(first)
-        apart = torch.stack([nearest(scale * start) - first for start in starts])
-        directions = torch.linalg.qr(apart[1:].T).Q.T
-        beside = apart[0] - (apart[0] @ directions.T) @ directions
-        misfit = torch.maximum(misfit, beside.norm() / first.norm())
-    return LayerInput(first.reshape(shape), directions, float(misfit))
+    ones = F.pad(none, (0, 1), value=1.0)
+    return _Equations(apply, adjoint, -beyond(ones).flatten(), even)
