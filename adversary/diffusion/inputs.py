@@ -95,7 +95,7 @@ class _Equations(NamedTuple):
     adjoint: Operator
     wanted: Tensor
     even: Tensor
-    """(n,), 1 over the root of how many patches an entry is in: so all count alike, which saves iterations."""
+    """(n,), 1 over the root of how many patches an entry is in: all count alike, in fewer iterations."""
 
     def left(self, value: Tensor) -> Tensor:
         """Return what an input leaves of the equations."""
