@@ -27,7 +27,8 @@ def lockstep(problem: Problem, loss: Callable[..., Tensor]) -> Batched:
     Captures go through `torch.func.vmap`, `chunk_size(problem)` at a time, so that memory stays bounded; on a
     GPU they are replayed as a CUDA graph where the problem asks for it.
     """
-    single, size = grad_and_value(loss), chunk_size(problem)
+    size = chunk_size(problem)
+    single = grad_and_value(loss) if size > 1 else _slope_and_value(loss)
 
     def batched(points: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         gradients, losses = _mapped(single, size)(points, *rest)
@@ -71,3 +72,15 @@ def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
         return tuple(torch.stack(column) for column in zip(*results, strict=True))
 
     return looped
+
+
+def _slope_and_value(loss: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return `grad_and_value(loss)` by autograd itself, which does it in less time where no `vmap` is."""
+
+    def evaluate(point: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        variable = point.detach().requires_grad_()
+        with torch.enable_grad():
+            value = loss(variable, *rest)
+        return torch.autograd.grad(value, variable)[0], value.detach()
+
+    return evaluate

@@ -10,7 +10,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adversary.attacks.match import SINGLE_PRECISION
 from adversary.attacks.prior_weights import noise_unit, noise_weight
 from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
@@ -33,6 +32,9 @@ Decode = Callable[[Tensor], Tensor]
 
 EXACT = 1e-10
 """Matching loss at which the search ends: what float32 gradients leave of the true image is about 1e-13."""
+SINGLE = 1e-9
+"""Matching loss down to which float32 will do, for half of the evaluations at most: of a trained model's
+gradient its rounding may hide what is left, and below it costs more evaluations than it saves."""
 OUTSIDE = 0.1
 """Mean square by which an image of phase 1 may leave [0, 1]: a third of the range everywhere."""
 OVERFIT = 1 / 6
@@ -170,7 +172,7 @@ class GIDM:
                 rate = cosine_decay(0.1, budget)
                 found = adam(coarse, points.float(), rate, max_evaluations=budget, signed=True, keep="last")
             else:
-                goals, preview = points.new_full((len(points),), EXACT), Preview(coarse, SINGLE_PRECISION)
+                goals, preview = points.new_full((len(points),), EXACT), Preview(coarse, SINGLE, budget // 2)
                 found = lbfgs(fine, points, Stop(max_evaluations=budget), targets=goals, preview=preview)
         images = chart.images(found.points.to(start).reshape(len(start), problem.batch_size, -1))
         return images.flatten(1), found.evaluations

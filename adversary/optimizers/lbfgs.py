@@ -54,6 +54,8 @@ class Preview:
 
     evaluate: Evaluate
     until: float
+    max_evaluations: int | None = None
+    """It is good for so many, where given: what rounds to its precision may never get there."""
 
 
 def lbfgs(
@@ -253,7 +255,10 @@ class _Lockstep:
         if row.mark_age >= self.stop.patience:
             stuck = stuck or row.loss > (1 - self.stop.min_progress) * row.mark
             row.mark, row.mark_age = row.loss, 0
-        until = max(row.final, self.preview.until) if row.coarse and self.preview else row.final
+        until = row.final
+        if row.coarse and self.preview:
+            until, limit = max(until, self.preview.until), self.preview.max_evaluations
+            stuck = stuck or (limit is not None and row.evaluations >= limit)
         if stuck or row.loss <= until:
             self._finish(row)
 

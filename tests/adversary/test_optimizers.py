@@ -216,6 +216,22 @@ def test_a_preview_carries_on_to_the_exact_minimum_at_the_price_of_few_fine_eval
     assert fine < 0.5 * int(found.evaluations[found.converged].sum())
 
 
+def test_a_preview_that_cannot_get_there_is_left_after_its_evaluations() -> None:
+    coarse = torch.zeros(4, dtype=torch.int64)
+
+    def blind(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        coarse[rows] += 1
+        losses, gradients = evaluate(points, rows)
+        return losses + 1, gradients
+
+    start, stop = starts(4, 4), Stop(max_evaluations=2000)
+    targets = torch.full((4,), 1e-20, dtype=start.dtype)
+    found = lbfgs(evaluate, start, stop, targets=targets, preview=Preview(blind, 1e-4, 20))
+    assert found.converged.any()
+    assert int(coarse.min()) >= 20
+    assert int(coarse.max()) <= 20 + 10  # the line search that is on its way is not cut short
+
+
 def test_rows_that_wait_for_a_lane_get_what_they_get_at_once() -> None:
     start, stop = starts(7, 6), Stop(max_evaluations=2000)
     targets = torch.full((7,), 1e-16, dtype=start.dtype)
