@@ -24,8 +24,8 @@ ENTRIES = {"cpu": 2_000_000, "cuda": 100_000_000}
 def lockstep(problem: Problem, loss: Callable[..., Tensor]) -> Batched:
     """Return what evaluates `loss(point (n,), *rest) -> scalar` and its gradient for a batch of captures.
 
-    Captures go through `torch.func.vmap`, `chunk_size(problem)` at a time, so that memory stays bounded; on a
-    GPU they are replayed as a CUDA graph where the problem asks for it.
+    Captures go through `torch.func.vmap`, `chunk_size(problem)` at a time, so that memory stays bounded, and
+    through autograd alone where that is one; on a GPU as a CUDA graph where the problem asks for it.
     """
     size = chunk_size(problem)
     single = grad_and_value(loss) if size > 1 else _slope_and_value(loss)
