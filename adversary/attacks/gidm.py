@@ -14,6 +14,7 @@ from adversary.attacks.prior_weights import noise_unit, noise_weight
 from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
+from adversary.diffusion.noisy import noisy_by_inputs
 from adversary.lockstep import lockstep
 from adversary.objectives import direction
 from adversary.optimizers.adam import adam, cosine_decay
@@ -71,8 +72,10 @@ class GIDM:
     """Of phase 2; `adam` sees the gradient's sign only, with rate 0.1 down to 0 (Inverting Gradients)."""
     tv: float = 0.0
     """Weight of the mean total variation in phase 2; noise that is known of has a prior of its own."""
-    start: Start = "natural"
-    """Where images start without a phase 1, or where that was no use: `adversary.starts.draw_start`."""
+    start: Start | Literal["inputs"] = "inputs"
+    """Where images start without a phase 1, or where that was no use: `adversary.starts.draw_start`, and
+    `inputs`: what the inputs of layers say that follow from the gradient (as GIDM+ has them); `natural`
+    where they do not say all."""
     coordinates: Coordinates = "natural"
     """What L-BFGS moves in phase 2: `adversary.coordinates.Chart`."""
 
@@ -91,32 +94,47 @@ class GIDM:
 
     def attack(self, problem: Problem) -> Attempt:
         """Return the images found from one start per capture. Raises InputError for an unfit prior."""
-        if problem.timesteps is None or problem.noise is None:
-            raise InputError("gidm: needs timesteps and noise; allowed: grant both, or gidm_plus")
+        noise, times = _granted(problem)
         shape = (problem.batch_size, *problem.task.input_shape)
         spent, parts = torch.zeros(len(problem), dtype=torch.int64), {}
-        if self.phases == "pixels":
-            images = draw_start(problem, self.start)
-        else:
+        if self.phases != "pixels":
             images, spent = self._latents(problem)
             parts["phase1"] = images
         if self.phases != "latents":
-            start = images if self.phases == "pixels" else self._nearer(problem, images)
+            start, before = self._start(problem)
+            if self.phases == "both":
+                start = self._nearer(problem, images, start)
             points, more = self._pixels(problem, start.flatten(1))
-            found, spent = points.reshape(-1, *shape), spent + more
+            found, spent = points.reshape(-1, *shape), spent + before + more
             if self.phases == "both":
                 kept = self._fits_noise(problem, images, found)
                 found = torch.where(kept[:, None, None, None, None], images, found)
             images = found
-        return judged(problem, images, problem.noise, problem.timesteps, spent, **parts)
+        return judged(problem, images, noise, times, spent, **parts)
 
-    def _nearer(self, problem: Problem, images: Tensor) -> Tensor:
-        """Return the images of phase 1; a plain start where those are no images, or explain less.
+    def _start(self, problem: Problem) -> tuple[Tensor, Tensor]:
+        """Return the images to start phase 2 from (P, B, C, H, W), and evaluations (P,)."""
+        if self.start != "inputs":
+            return draw_start(problem, self.start), torch.zeros(len(problem), dtype=torch.int64)
+        plain, task = draw_start(problem, "natural"), diffusion(problem)
+        noise, times = _granted(problem)
+        begun = torch.stack([task.noisy(*row) for row in zip(plain, noise, times, strict=True)])
+        found, spent, told = noisy_by_inputs(problem, times, begun.flatten(1), self.max_evaluations)
+        if not bool(told.any()):
+            return plain, spent
+        noisy = found.reshape(begun.shape)
+        read = torch.stack([task.clean(*row) for row in zip(noisy, noise, times, strict=True)]).clamp(0, 1)
+        images = torch.where(told.to(read.device)[:, None, None, None, None], read, plain)
+        return self._nearer(problem, images, plain), spent
+
+    def _nearer(self, problem: Problem, images: Tensor, plain: Tensor) -> Tensor:
+        """Return the images; a plain start where those are no images, or explain less.
 
         The chain of a model that has learnt nothing ends anywhere: one that predicts noise divides by
-        sqrt(alpha-bar_T), which is next to nothing. Normalisation hides the size from the gradient.
+        sqrt(alpha-bar_T), which is next to nothing. Normalisation hides the size from the gradient. Of two
+        images at one timestep the inputs do not say which is which.
         """
-        plain = draw_start(problem, self.start).to(images)
+        plain = plain.to(images)
         distance, rows = self._distance(problem), torch.arange(len(problem), device=images.device)
         with twice_differentiable():
             losses = [distance(one.flatten(1), rows)[0].nan_to_num(torch.inf) for one in (images, plain)]
@@ -198,9 +216,8 @@ class GIDM:
             return value + tv * mean_variation(images) if tv else value
 
         batched = lockstep(problem, loss)
-        assert problem.noise is not None
-        assert problem.timesteps is not None
-        noise, times = problem.noise.to(problem.like), problem.timesteps
+        noise, times = _granted(problem)
+        noise = noise.to(problem.like)
 
         def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
             seen = problem.evidence(rows)
@@ -220,6 +237,13 @@ class GIDM:
             reason = str(error).splitlines()[0]
             allowed = "safetensors of a denoiser as the task's"
             raise InputError(f"prior = {self.prior!r}: allowed: {allowed} ({reason})") from None
+
+
+def _granted(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the client's noise and timesteps. Raises InputError where these are not granted."""
+    if problem.timesteps is None or problem.noise is None:
+        raise InputError("gidm: needs timesteps and noise; allowed: grant both, or gidm_plus")
+    return problem.noise, problem.timesteps
 
 
 def through(decode: Decode, evaluate: Evaluate) -> Evaluate:

@@ -9,13 +9,17 @@ from fedsim.options import require
 
 CHANNELS = [32, 64, 64]
 """Of the default U-Net."""
-PIXELS = {"phases": "pixels"}
+PIXELS = {"phases": "pixels", "start": "natural"}
+INPUTS = {"phases": "pixels"}
 RELEASED = {**PIXELS, "start": "normal", "coordinates": "pixels"}
-KNOWN = [Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True, restarts=3)]
+KNOWN = [
+    Way(name="GIDM, phase 2 from inputs", attack="gidm", options=INPUTS, known=True, restarts=3),
+    Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True, restarts=3),
+]
 PLUS = Way(name="GIDM+", attack="gidm_plus", options={}, restarts=5)
 TIMESTEPS = Way(name="timesteps alone", attack="timesteps", options={})
 JOINT = Way(name="joint descent", attack="joint", options={})
-BOTH = Way(name="GIDM, both phases", attack="gidm", options={}, known=True)
+BOTH = Way(name="GIDM, both phases", attack="gidm", options={"start": "natural"}, known=True)
 PHASE_2 = Way(name="GIDM, phase 2 alone", attack="gidm", options=PIXELS, known=True)
 OTHER_PRIOR = ", prior of other data"
 ABLATIONS = [

@@ -60,6 +60,11 @@ class DiffusionTask:
         signal, disturbance = self.scales(timesteps, images)
         return signal * (2 * images - 1) + disturbance * noise.to(images)
 
+    def clean(self, noisy: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        r"""Return the images in [0, 1] of which `noisy` makes $x_t$ (n, C, H, W) with this noise."""
+        signal, disturbance = self.scales(timesteps, noisy)
+        return ((noisy - disturbance * noise.to(noisy)) / signal + 1) / 2
+
     def target(self, images: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         r"""Return what the model is to predict, (n, C, H, W).
 

@@ -31,6 +31,36 @@ def test_reads_the_image_from_its_pixels(objective):
     assert psnr(result.images, images[0].float()) > 40
 
 
+def solvable(timesteps: list[list[int]]) -> tuple[Problem, torch.Tensor]:
+    """Return captures of a U-Net wide enough that the inputs of its layers follow from their gradients."""
+    found = drawn(timesteps, channels=[32, 64])
+    return replace(found.problem, timesteps=found.timesteps, noise=found.noise), found.images
+
+
+def test_what_the_layers_inputs_say_leaves_phase_2_next_to_nothing_to_do():
+    problem, images = solvable([[200], [900]])
+    attack = GIDM(phases="pixels", max_evaluations=8)
+    told, alone = attack.attack(problem), replace(attack, start="natural").attack(problem)
+    for row in range(2):
+        assert psnr(told.images[row].float(), images[row].float()) > 60
+        assert psnr(alone.images[row].float(), images[row].float()) < 40
+    assert told.converged.all()
+
+
+def test_where_no_layers_input_follows_it_starts_as_it_did():
+    problem, _ = granted([[200]])
+    attack = GIDM(phases="pixels", max_evaluations=3)
+    plain = replace(attack, start="natural").attack(problem)
+    assert torch.equal(attack.attack(problem).images, plain.images)
+
+
+def test_inputs_of_two_images_at_one_timestep_do_not_say_which_is_which():
+    """Taken with the other's noise they are no images; the loss says so, and the search starts elsewhere."""
+    problem, images = solvable([[300, 300]])
+    (result,) = reconstruct(GIDM(phases="pixels", max_evaluations=600), problem, restarts=2)
+    assert psnr(result.images, images[0].float()).min() > 35
+
+
 def test_the_chain_of_a_model_that_has_learnt_nothing_does_not_spoil_the_pixels():
     problem, images = granted([[200]])
     attempt = GIDM(latent_evaluations=3, steps=4, max_evaluations=400).attack(problem)

@@ -73,6 +73,13 @@ def test_a_right_prediction_gives_back_image_and_noise(prediction):
     torch.testing.assert_close(found, noise)
 
 
+def test_a_noisy_image_less_its_noise_is_the_image():
+    problem = task()
+    images, timesteps, noise = batch(problem, dtype=torch.float64)
+    noisy = problem.noisy(images, noise, timesteps)
+    torch.testing.assert_close(problem.clean(noisy, noise, timesteps), images)
+
+
 def test_velocity_is_orthogonal_to_the_noisy_image():
     """v and x_t are image and noise, rotated: their squares add up to the same (Salimans & Ho 2022)."""
     problem = task(prediction="v_prediction", timesteps=30)
