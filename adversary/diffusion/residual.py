@@ -13,6 +13,9 @@ from fedsim.models.attention import twice_differentiable
 FIT = 1e-4
 """Share of the gradient's length that may be left over: its square is the matching loss."""
 
+MEMORY = 1 << 28
+"""Bytes that the directions of conjugate gradients may take."""
+
 
 def solve_target(
     problem: Problem, noisy: Tensor, timesteps: Tensor, iterations: int
@@ -49,7 +52,10 @@ def solve_target(
         wanted = observed * prediction.numel() / 2
         # Further down float32 has lost the conjugacy of its directions; below the noise nothing is told.
         tolerance, fit = 10 * torch.finfo(wanted.dtype).eps, max(FIT, float(noise_floor(problem)[0].sqrt()))
-        found = cgls(apply, adjoint, wanted, iterations=iterations, tolerance=tolerance, fit=fit)
+        memory = min(iterations, MEMORY // (error.numel() * error.element_size()))
+        found = cgls(
+            apply, adjoint, wanted, iterations=iterations, tolerance=tolerance, fit=fit, memory=memory
+        )
         found = found.reshape(prediction.shape)
     prediction = prediction.detach()
     if (problem.knowledge or NAIVE).scale_free:
