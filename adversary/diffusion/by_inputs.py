@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from adversary.coordinates import Chart
 from adversary.diffusion.inputs import LayerInput, is_solvable, solve_input
 from adversary.diffusion.layers import Place, diffusion, recording
 from adversary.optimizers.lbfgs import Evaluate, Minimum, Stop, lbfgs
@@ -55,41 +56,44 @@ def by_inputs(
     (B,), in CHEAP times `max_evaluations`. As the plane goes through the others' inputs as well, searches
     end near these. What has been found is therefore kept away from, by a factor $1 + 1 / d$ with d the
     distance in the same measure (deflation: Farrell, Birkisson & Funke 2015), in searches from further
-    starts. `converged` (B,) are those explained.
+    starts. Every second search is in natural coordinates, for what little noise leaves a smooth image: from
+    there pixels take several times as long, or stall. `converged` (B,) are those explained.
     """
     size, enough = len(start), TOLD * misfit(inputs) ** 2
     points, losses = start.clone(), torch.full_like(start[:, 0], math.inf)
     spent, taken = torch.zeros(size, dtype=torch.int64), list[Seen]()
-    for attempt in range(1 + TRIES * (size - 1)):
+    for attempt in range(2 + TRIES * (size - 1)):
         rows = (losses > enough).nonzero().flatten()
         if not len(rows):
             break
-        search = _gaps(problem, inputs, timesteps[rows], list(taken))
+        chart = Chart(tuple(problem.task.input_shape), "natural" if attempt % 2 else "pixels")
+        search = _gaps(problem, inputs, timesteps[rows], chart, list(taken))
         stop = Stop(max_evaluations=CHEAP * max_evaluations, patience=50, min_progress=0.05)
-        begun = start[rows].roll(attempt, dims=1)
+        begun = chart.of(start[rows].roll(attempt // 2, dims=1).reshape(-1, *chart.shape))
         targets = torch.full_like(begun[:, 0], 1e-3 * misfit(inputs) ** 2)
         reached = lbfgs(search, begun, stop, targets=targets)
         spent[rows.cpu()] += reached.evaluations
         with torch.no_grad():
-            ends = _inputs_at(problem, inputs, reached.points, timesteps[rows])
+            found = chart.images(reached.points).flatten(1)
+            ends = _inputs_at(problem, inputs, found, timesteps[rows])
         left = _unexplained(inputs, ends)
         for place, row in enumerate(rows.tolist()):
             seen = {name: values[place : place + 1] for name, values in ends.items()}
             if left[place] < losses[row] and not _is_taken(inputs, seen, taken):
-                points[row], losses[row] = reached.points[place], left[place]
+                points[row], losses[row] = found[place], left[place]
                 taken += [seen] if left[place] <= enough else []
     return Minimum(points, losses, spent, (losses <= enough).cpu())
 
 
 def _gaps(
-    problem: Problem, inputs: dict[str, LayerInput], timesteps: Tensor, taken: Sequence[Seen]
+    problem: Problem, inputs: dict[str, LayerInput], timesteps: Tensor, chart: Chart, taken: Sequence[Seen]
 ) -> Evaluate:
-    """Return what evaluates noisy images (k, pixels) at `timesteps`, away from what is `taken`."""
+    """Return what evaluates charted noisy images (k, n) at `timesteps`, away from what is `taken`."""
 
     def evaluate(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         point = points.detach().requires_grad_()
         with torch.enable_grad():
-            seen = _inputs_at(problem, inputs, point, timesteps[rows])
+            seen = _inputs_at(problem, inputs, chart.images(point), timesteps[rows])
             losses = _unexplained(inputs, seen)
             for other in taken:
                 losses = losses * (1 + 1 / _distance(inputs, seen, other))
