@@ -1,7 +1,7 @@
 """The noisy images from layers' inputs that are solved for."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,20 +30,35 @@ Seen = dict[str, Tensor]
 def solved_inputs(problem: Problem, where: list[Place]) -> dict[str, LayerInput]:
     """Return by layer the inputs that follow from the gradient of the problem's only capture.
 
-    The first ones that give EXCESS numbers for each pixel; none of those that had entries left out.
+    The first ones that give EXCESS numbers for each pixel; none of those that had entries left out. Nothing
+    where none has a number for each pixel: all the others follow from it, and leave open which image it was.
     """
     size, pixels, had, found = problem.batch_size, math.prod(problem.task.input_shape), 0, {}
-    for place in where:
+    solvable = [place for place in where if _is_whole(problem, place) and _is_solvable(problem, place)]
+    if not _tells_all((place.shape for place in solvable), pixels):
+        return {}
+    for place in solvable:
+        if had >= EXCESS * pixels:
+            break
         layer = problem.model.get_submodule(place.name)
-        whole = not any(f"{place.name}.{part}" in problem.present for part in ("weight", "bias"))
-        if had >= EXCESS * pixels or not whole or not is_solvable(layer, size * place.positions):
-            continue
         assert isinstance(layer, torch.nn.Conv2d)
         one = solve_input(layer, place.name, problem.target, place.shape, size)
         if one.misfit < EXACT:
             found[place.name] = one
             had += one.value.numel()
-    return found
+    return found if _tells_all((one.value.shape for one in found.values()), pixels) else {}
+
+
+def _tells_all(shapes: Iterable[torch.Size], pixels: int) -> bool:
+    return max(map(math.prod, shapes), default=0) >= pixels
+
+
+def _is_whole(problem: Problem, place: Place) -> bool:
+    return not any(f"{place.name}.{part}" in problem.present for part in ("weight", "bias"))
+
+
+def _is_solvable(problem: Problem, place: Place) -> bool:
+    return is_solvable(problem.model.get_submodule(place.name), problem.batch_size * place.positions)
 
 
 def by_inputs(

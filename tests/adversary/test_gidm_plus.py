@@ -18,10 +18,11 @@ from adversary.diffusion.residual import solve_target
 from adversary.diffusion.rowspace import is_usable, row_spaces
 from adversary.diffusion.timesteps import find_timesteps
 from adversary.metrics import psnr
-from adversary.problem import Problem
+from adversary.problem import Problem, frozen_model
 from adversary.reconstruct import reconstruct
 from fedsim.defenses.upload import Adaptive
 from fedsim.errors import InputError
+from fedsim.tasks.diffusion import Diffusion
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,23 @@ def test_inputs_of_layers_of_full_rank_are_solved_for(pair):
         error = (layer_input.value - seen[name][0]).norm() / seen[name][0].norm()
         assert layer_input.misfit < 1e-2
         assert error < 1e-2
+
+
+def test_inputs_that_say_less_than_there_are_pixels_are_left_alone():
+    """Three colours of 16x16, of which the one solvable stage sees 16 channels of 4x4: any image would do."""
+    options = {"channels": [4, 4, 16], "attention": False, "norm_groups": 4}
+    task = Diffusion().task("unet", options, (3, 16, 16), 10)
+    model, generator = frozen_model(task, task.build(1).state_dict()), torch.Generator().manual_seed(0)
+    image, noise = torch.rand(2, 1, 3, 16, 16, generator=generator, dtype=torch.float64)
+    client = Problem(task=task, model=model, target={}, seeds=())
+    gradient = client.gradient_of(lambda model: task.loss_at(model, image, torch.tensor([300]), noise))
+    target = {name: value[None] for name, value in gradient.items()}
+    problem = Problem(task=task, model=model, target=target, seeds=(0,))
+    layer = "unet.down_blocks.2.resnets.0.conv2"
+    (place,) = [place for place in places(problem) if place.name == layer]
+    one = solve_input(model.get_submodule(layer), layer, target, place.shape)
+    assert one.misfit < 1e-6
+    assert solved_inputs(problem, places(problem)) == {}
 
 
 @pytest.mark.parametrize("stride", [1, 2])
