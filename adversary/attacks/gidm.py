@@ -36,6 +36,8 @@ EXACT = 1e-10
 SINGLE = 1e-9
 """Matching loss down to which float32 will do, for half of the evaluations at most: of a trained model's
 gradient its rounding may hide what is left, and below it costs more evaluations than it saves."""
+REFINED = 200
+"""Evaluations of phase 2 at most where the inputs of layers told the image: it is nearly there."""
 OUTSIDE = 0.1
 """Mean square by which an image of phase 1 may leave [0, 1]: a third of the range everywhere."""
 OVERFIT = 1 / 6
@@ -101,10 +103,11 @@ class GIDM:
             images, spent = self._latents(problem)
             parts["phase1"] = images
         if self.phases != "latents":
-            start, before = self._start(problem)
+            start, before, budgets = self._start(problem)
             if self.phases == "both":
-                start = self._nearer(problem, images, start)
-            points, more = self._pixels(problem, start.flatten(1))
+                nearer = self._is_nearer(problem, images, start)
+                start = torch.where(nearer[:, None, None, None, None], images, start)
+            points, more = self._pixels(problem, start.flatten(1), budgets)
             found, spent = points.reshape(-1, *shape), spent + before + more
             if self.phases == "both":
                 kept = self._fits_noise(problem, images, found)
@@ -112,35 +115,37 @@ class GIDM:
             images = found
         return judged(problem, images, noise, times, spent, **parts)
 
-    def _start(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """Return the images to start phase 2 from (P, B, C, H, W), and evaluations (P,)."""
+    def _start(self, problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the images to start phase 2 from (P, B, C, H, W), evaluations and budgets (P,)."""
+        none = torch.zeros(len(problem), dtype=torch.int64)
+        budgets = torch.full_like(none, self.max_evaluations)
         if self.start != "inputs":
-            return draw_start(problem, self.start), torch.zeros(len(problem), dtype=torch.int64)
+            return draw_start(problem, self.start), none, budgets
         plain, task = draw_start(problem, "natural"), diffusion(problem)
         noise, times = _granted(problem)
         begun = torch.stack([task.noisy(*row) for row in zip(plain, noise, times, strict=True)])
         found, spent, told = noisy_by_inputs(problem, times, begun.flatten(1), self.max_evaluations)
         if not bool(told.any()):
-            return plain, spent
+            return plain, spent, budgets
         noisy = found.reshape(begun.shape)
         read = torch.stack([task.clean(*row) for row in zip(noisy, noise, times, strict=True)]).clamp(0, 1)
+        told &= self._is_nearer(problem, read, plain).cpu()
         images = torch.where(told.to(read.device)[:, None, None, None, None], read, plain)
-        return self._nearer(problem, images, plain), spent
+        return images, spent, torch.where(told, budgets.clamp(max=REFINED), budgets)
 
-    def _nearer(self, problem: Problem, images: Tensor, plain: Tensor) -> Tensor:
-        """Return the images; a plain start where those are no images, or explain less.
+    def _is_nearer(self, problem: Problem, images: Tensor, plain: Tensor) -> Tensor:
+        """Return where images are images, and explain more than a plain start does, (P,).
 
         The chain of a model that has learnt nothing ends anywhere: one that predicts noise divides by
         sqrt(alpha-bar_T), which is next to nothing. Normalisation hides the size from the gradient. Of two
         images at one timestep the inputs do not say which is which.
         """
-        plain = plain.to(images)
         distance, rows = self._distance(problem), torch.arange(len(problem), device=images.device)
+        both = images, plain.to(images)
         with twice_differentiable():
-            losses = [distance(one.flatten(1), rows)[0].nan_to_num(torch.inf) for one in (images, plain)]
+            losses = [distance(one.flatten(1), rows)[0].nan_to_num(torch.inf) for one in both]
         outside = (images - images.clamp(0, 1)).square().flatten(1).mean(dim=1)
-        better = (losses[0] < losses[1]) & (outside < OUTSIDE)
-        return torch.where(better[:, None, None, None, None], images, plain)
+        return (losses[0] < losses[1]) & (outside < OUTSIDE)
 
     def _fits_noise(self, problem: Problem, first: Tensor, second: Tensor) -> Tensor:
         """Return where the second images explain the gradient better by no more than noise allows, (P,).
@@ -177,8 +182,8 @@ class GIDM:
                 images = torch.stack([decode(point) for point in found.points])
         return images.to(problem.like), found.evaluations
 
-    def _pixels(self, problem: Problem, start: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images of phase 2 (P, pixels), and evaluations (P,)."""
+    def _pixels(self, problem: Problem, start: Tensor, budgets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of phase 2 (P, pixels), and evaluations (P,), `budgets` (P,) at most."""
         single, budget = cast(problem, torch.float32), self.max_evaluations
         shape = tuple(problem.task.input_shape)
         chart = Chart(shape, "pixels" if self.optimizer == "adam" else self.coordinates)
@@ -191,7 +196,8 @@ class GIDM:
                 found = adam(coarse, points.float(), rate, max_evaluations=budget, signed=True, keep="last")
             else:
                 goals, preview = points.new_full((len(points),), EXACT), Preview(coarse, SINGLE, budget // 2)
-                found = lbfgs(fine, points, Stop(max_evaluations=budget), targets=goals, preview=preview)
+                stop = Stop(max_evaluations=budget)
+                found = lbfgs(fine, points, stop, targets=goals, budgets=budgets, preview=preview)
         images = chart.images(found.points.to(start).reshape(len(start), problem.batch_size, -1))
         return images.flatten(1), found.evaluations
 
