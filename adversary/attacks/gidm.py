@@ -36,8 +36,8 @@ EXACT = 1e-10
 SINGLE = 1e-9
 """Matching loss down to which float32 will do, for half of the evaluations at most: of a trained model's
 gradient its rounding may hide what is left, and below it costs more evaluations than it saves."""
-REFINED = 200
-"""Evaluations of phase 2 at most where the inputs of layers told the image: it is nearly there."""
+NEARLY = 5
+"""Share of its evaluations that phase 2 has, one in so many, where the inputs of layers told the image."""
 OUTSIDE = 0.1
 """Mean square by which an image of phase 1 may leave [0, 1]: a third of the range everywhere."""
 OVERFIT = 1 / 6
@@ -131,7 +131,7 @@ class GIDM:
         read = torch.stack([task.clean(*row) for row in zip(noisy, noise, times, strict=True)]).clamp(0, 1)
         told &= self._is_nearer(problem, read, plain).cpu()
         images = torch.where(told.to(read.device)[:, None, None, None, None], read, plain)
-        return images, spent, torch.where(told, budgets.clamp(max=REFINED), budgets)
+        return images, spent, torch.where(told, (budgets // NEARLY).clamp(min=1), budgets)
 
     def _is_nearer(self, problem: Problem, images: Tensor, plain: Tensor) -> Tensor:
         """Return where images are images, and explain more than a plain start does, (P,).
