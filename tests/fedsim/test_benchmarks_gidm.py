@@ -138,11 +138,13 @@ def test_a_table_of_what_was_measured(tmp_path, capsys):
 def test_batches_have_a_row_an_image(capsys):
     """Two images with their own timesteps in one gradient, each scored by itself."""
     assert main(["known", "--n", "1", "--batch", "2", "--size", "8", "--channels", "32", "64"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "| all |" in line]
-    cells = line.split(" | ")
-    assert cells[3] == "2"
-    assert cells[6] == "2"
-    assert float(cells[8].split()[0]) > 40
+    lines = [line for line in capsys.readouterr().out.splitlines() if "| all |" in line]
+    assert [line.split(" | ")[2] for line in lines] == ["GIDM, phase 2 from inputs", "GIDM, phase 2 alone"]
+    for line in lines:
+        cells = line.split(" | ")
+        assert cells[3] == "2"
+        assert cells[6] == "2"
+        assert float(cells[8].split()[0]) > 40
     assert main(["ablations", "--batch", "2"]) == 2
 
 
