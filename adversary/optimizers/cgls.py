@@ -43,14 +43,11 @@ def cgls(
         step = size / image.square().sum()
         x = x + step * direction
         residual = residual - step * image
-        gradient = adjoint(residual)
-        new = earlier.beyond(gradient)
+        new = earlier.beyond(adjoint(residual))
         if new is None:
             residual = wanted - apply(x)
-            gradient = adjoint(residual)
-            direction, size = gradient.clone(), gradient.square().sum()
-            earlier = _Earlier(memory, gradient)
-            continue
+            new, direction = adjoint(residual), torch.zeros_like(x)
+            earlier = _Earlier(memory, new)
         size, before = new.square().sum(), size
         direction = new + (size / before) * direction
     return x
@@ -66,7 +63,7 @@ class _Earlier:
             self._keep(first)
 
     def beyond(self, gradient: Tensor) -> Tensor | None:
-        """Return what is new of a gradient, and keep it; None where that is next to nothing, or too much."""
+        """Return what is new of a gradient, and keep it; None where next to nothing is, or memory is full."""
         if not len(self.rows):
             return gradient
         if self.count == len(self.rows):
