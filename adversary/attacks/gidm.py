@@ -36,6 +36,8 @@ EXACT = 1e-10
 SINGLE = 1e-9
 """Matching loss down to which float32 will do, for half of the evaluations at most: of a trained model's
 gradient its rounding may hide what is left, and below it costs more evaluations than it saves."""
+ROUGH = 1e-6
+"""Matching loss above which it is not float32's rounding that keeps it up: float64 would not help."""
 NEARLY = 5
 """Share of its evaluations that phase 2 has, one in so many, where the inputs of layers told the image."""
 OUTSIDE = 0.1
@@ -195,7 +197,8 @@ class GIDM:
                 rate = cosine_decay(0.1, budget)
                 found = adam(coarse, points.float(), rate, max_evaluations=budget, signed=True, keep="last")
             else:
-                goals, preview = points.new_full((len(points),), EXACT), Preview(coarse, SINGLE, budget // 2)
+                goals = points.new_full((len(points),), EXACT)
+                preview = Preview(coarse, SINGLE, budget // 2, coarse_above=ROUGH)
                 stop = Stop(max_evaluations=budget)
                 found = lbfgs(fine, points, stop, targets=goals, budgets=budgets, preview=preview)
         images = chart.images(found.points.to(start).reshape(len(start), problem.batch_size, -1))

@@ -56,6 +56,8 @@ class Preview:
     until: float
     max_evaluations: int | None = None
     """It is good for so many, where given: what rounds to its precision may never get there."""
+    coarse_above: float = math.inf
+    """Losses that no rounding keeps from falling: a row that ends above this has ended."""
 
 
 def lbfgs(
@@ -258,15 +260,17 @@ class _Lockstep:
         until = row.final
         if row.coarse and self.preview:
             until, limit = max(until, self.preview.until), self.preview.max_evaluations
-            stuck = stuck or (limit is not None and row.evaluations >= limit)
+            spent = limit is not None and row.evaluations >= limit
+            stuck = stuck or (spent and row.loss <= self.preview.coarse_above)
         if stuck or row.loss <= until:
             self._finish(row)
 
     def _finish(self, row: _Row) -> None:
         """End the row's path, or its first part: the preview."""
+        hopeless = self.preview is not None and self.preview.coarse_above < row.loss < math.inf
         row.search = None
-        row.done, row.entering = not row.coarse, row.coarse
-        row.coarse = False
+        row.done = hopeless or not row.coarse
+        row.entering, row.coarse = not row.done, False
 
     def _index(self, rows: list[_Row]) -> Tensor:
         return torch.tensor([row.index for row in rows], device=self.points.device)

@@ -232,6 +232,23 @@ def test_a_preview_that_cannot_get_there_is_left_after_its_evaluations() -> None
     assert int(coarse.max()) <= 20 + 10  # the line search that is on its way is not cut short
 
 
+def test_a_loss_that_no_rounding_keeps_up_is_left_to_the_preview() -> None:
+    fine = torch.zeros(4, dtype=torch.int64)
+
+    def counted(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        fine[rows] += 1
+        return evaluate(points, rows)
+
+    start, stop = starts(4, 8), Stop(max_evaluations=12)
+    alone = lbfgs(evaluate, start, stop)
+    above = lbfgs(counted, start, stop, preview=Preview(evaluate, 1e-12, 4, coarse_above=0.0))
+    assert int(fine.sum()) == 0
+    torch.testing.assert_close(above.losses, alone.losses, rtol=1e-3, atol=0)
+    assert above.evaluations.tolist() == alone.evaluations.tolist()
+    lbfgs(counted, start, stop, preview=Preview(evaluate, 1e-12, 4, coarse_above=1e6))
+    assert int(fine.min()) > 0
+
+
 def test_rows_that_wait_for_a_lane_get_what_they_get_at_once() -> None:
     start, stop = starts(7, 6), Stop(max_evaluations=2000)
     targets = torch.full((7,), 1e-16, dtype=start.dtype)
