@@ -1,6 +1,7 @@
 """The charts of the federation: each a function of the run and a width, and its description in words."""
 
 from dataclasses import dataclass
+from itertools import count
 
 import altair as alt
 from markupsafe import Markup
@@ -29,8 +30,20 @@ def loss(run: RunFolder) -> Markup | None:
 
 def sample_distance(run: RunFolder) -> Markup | None:
     """Return the distance of samples to held-out images by round; None where none were drawn."""
-    axis, scale = alt.Axis(tickCount=5, format=".2~f"), alt.Scale(type="symlog")
+    values = [float(row["sample_distance"]) for row in run.rounds if row.get("sample_distance") is not None]
+    ticks = _ticks(max(values, default=1.0))
+    axis = alt.Axis(values=ticks, format=".2~f")
+    scale = alt.Scale(type="symlog", domain=[min([0.0, *values]), ticks[-1]], nice=False)
     return _by_round(run, Curve("sample_distance", "Sample distance", ".3g", axis, scale))
+
+
+def _ticks(highest: float) -> list[float]:
+    """Return 0, 1, 3, 10 and so on (0, .1, .3 below 1), up to the first that is not below `highest`."""
+    steps = (first * 10.0**power for power in count(-1 if highest <= 1 else 0) for first in (1, 3))
+    ticks = [0.0, next(steps)]
+    while ticks[-1] < highest:
+        ticks.append(next(steps))
+    return ticks
 
 
 @dataclass(frozen=True)
