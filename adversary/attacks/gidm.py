@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from adversary.attacks.prior_weights import noise_unit, noise_weight
+from adversary.attacks.prior_weights import likely_weight, noise_unit
 from adversary.coordinates import Chart, Coordinates
 from adversary.diffusion.layers import diffusion
 from adversary.diffusion.matching import denoising, judged
@@ -189,7 +189,7 @@ class GIDM:
         single, budget = cast(problem, torch.float32), self.max_evaluations
         shape = tuple(problem.task.input_shape)
         chart = Chart(shape, "pixels" if self.optimizer == "adam" else self.coordinates)
-        weight = noise_weight(problem)
+        weight = likely_weight(problem)
         coarse, fine = (self._distance(one, weight.to(one.like), chart) for one in (single, problem))
         points = chart.of(start.reshape(len(start), -1, *shape)).flatten(1)
         with twice_differentiable():

@@ -8,7 +8,7 @@ from denoisers import drawn
 from safetensors.torch import save_file
 
 from adversary.attacks.gidm import GIDM, through, with_prior
-from adversary.attacks.prior_weights import noise_unit
+from adversary.attacks.prior_weights import DIFFERENCE, likely_weight, noise_unit, noise_weight
 from adversary.metrics import psnr
 from adversary.problem import Problem
 from adversary.reconstruct import reconstruct
@@ -145,3 +145,30 @@ def test_the_prior_of_latents_weighs_as_the_noise_says():
     loss, slope = with_prior(flat, weight)(points, torch.tensor([0]))
     torch.testing.assert_close(loss, weight * points.square().sum(dim=1))
     torch.testing.assert_close(slope, 2 * weight * points)
+
+
+def test_under_weak_noise_the_prior_of_images_weighs_as_bayes_has_it():
+    """As sigma^2 where noise is weak, by 2 / b; as sigma where it is strong and that would be more."""
+    problem = granted([[300]])[0]
+    weak, strong = (replace(problem, knowledge=Adaptive(noise_std=std)) for std in (1e-6, 1e3))
+    torch.testing.assert_close(likely_weight(weak), 2 / DIFFERENCE * noise_unit(weak))
+    torch.testing.assert_close(likely_weight(strong), noise_weight(strong))
+    assert (likely_weight(weak) < noise_weight(weak)).all()
+
+
+def test_who_knows_of_weak_noise_is_not_worse_off_than_who_does_not():
+    problem, images = granted([[200]])
+    length = torch.cat([value.flatten() for value in problem.target.values()]).square().mean().sqrt()
+    std, drawn_by = 0.02 * float(length), torch.Generator().manual_seed(0)
+    noised = {
+        name: value + std * torch.randn(value.shape, generator=drawn_by).double()
+        for name, value in problem.target.items()
+    }
+    naive = replace(problem, target=noised)
+    attack = GIDM(phases="pixels", start="grey", max_evaluations=200)
+    told = [
+        float(psnr(attack.attack(one).images[0].float(), images[0].float()))
+        for one in (naive, replace(naive, knowledge=Adaptive(noise_std=std)))
+    ]
+    assert told[0] > 20
+    assert told[1] > told[0] - 0.5
