@@ -31,6 +31,8 @@ ENOUGH = (0.5, 0.03)
 MAP = "MAP, no denoiser"
 AT_TRUTH = "MAP, started at the truth"
 """An oracle: tells whether MAP is held back by its starts or by its prior."""
+PRIORS = {"MAP, half its prior": 0.5, "MAP, twice its prior": 2.0}
+"""Controls: whether the bar would be higher, were its prior weighed by other noise than there is."""
 DENOISED = "unrolled"
 OURS = "unrolled, mended"
 """Also what the upload itself says beyond the image found: the attack as it is by default."""
@@ -131,7 +133,8 @@ DENOISERS: dict[str, Clean] = {
     "squares, fixed": _by_mjolnir(denoiser="squares", variant="fixed", sampling="ancestral"),
     "squares, conditional": _by_mjolnir(denoiser="squares", variant="conditional", sampling="ddim"),
 }
-METHODS: dict[str, Clean | None] = {**BASELINES, MAP: None, AT_TRUTH: None, **DENOISERS}
+SEARCHES: dict[str, Clean | None] = dict.fromkeys((MAP, AT_TRUTH, *PRIORS))
+METHODS = {**BASELINES, **SEARCHES, **DENOISERS}
 """None: the noisy gradients go to the adaptive attack as they are."""
 
 
@@ -145,7 +148,8 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         row: Row = {"method": name}
         if clean is None:
             start = scene.group.images if name == AT_TRUTH else None
-            found, rows = _inverted(scene, problem, 2 * scene.evaluations, start)
+            told = told_noise(problem, PRIORS.get(name, 1.0))
+            found, rows = _inverted(scene, told, 2 * scene.evaluations, start)
             row |= _image_scores(scene, found)
         else:
             rows = clean(scene, problem, level)
@@ -161,6 +165,16 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         row["snr"] = signal_to_noise(scene.sent, std).tolist()
         row["label_right"] = (_labels(problem) == scene.group.labels[:, 0]).tolist()
         yield row
+
+
+def told_noise(problem: Problem, times: float) -> Problem:
+    """Return the problem of an attacker who takes the noise for so many times what it is.
+
+    MAP weighs its prior by it, and uses it for nothing else in what it finds.
+    """
+    known = problem.knowledge
+    assert known is not None
+    return replace(problem, knowledge=replace(known, noise_std=times * known.noise_std))
 
 
 def _inverted(

@@ -13,7 +13,8 @@ from fedsim.report.svg import data
 
 RATIO = "signal to noise, ||g|| / (sigma sqrt(d))"
 COLOURS = (
-    *("#999999", "#c49c94", "#8c564b", "#e69f00", "#bcbd22", "#56b4e9", "#0072b2", "#7f7f7f"),
+    *("#999999", "#c49c94", "#8c564b", "#e69f00", "#bcbd22", "#56b4e9"),
+    *("#0072b2", "#7f7f7f", "#aec7e8", "#9edae5"),
     *("#d55e00", "#000000", "#cc79a7", "#009e73", "#2ca02c", "#98df8a", "#17becf", "#9467bd"),
 )
 """In the order of METHODS; those that matter have Okabe & Ito's, which colour-blind people tell apart."""

@@ -7,9 +7,20 @@ from typing import Any
 import pytest
 import torch
 
+from adversary.attacks.prior_weights import prior_weights
 from adversary.mjolnir.denoisers import public_images
 from benchmarks.mjolnir.__main__ import main, parser, scene_of, std_of_epsilon
-from benchmarks.mjolnir.measure import AT_TRUTH, BASELINES, DENOISED, MAP, METHODS, OURS, std_of_ratio
+from benchmarks.mjolnir.measure import (
+    AT_TRUTH,
+    BASELINES,
+    DENOISED,
+    MAP,
+    METHODS,
+    OURS,
+    PRIORS,
+    std_of_ratio,
+    told_noise,
+)
 from benchmarks.mjolnir.plot import COLOURS
 from benchmarks.mjolnir.table import figures, gain, tables
 
@@ -27,6 +38,15 @@ def test_noise_is_the_papers_and_that_of_the_ratio(tmp_path: Path) -> None:
     assert float(lengths.median()) / (std * scene.truth.shape[1] ** 0.5) == pytest.approx(2.0)
     assert noise.knowledge is not None
     assert noise.knowledge.noise_std == std
+
+
+def test_the_controls_weigh_maps_prior_by_other_noise(tmp_path: Path) -> None:
+    scene, _ = scene_of(parser().parse_args(["run", *TINY, "--cache", str(tmp_path)]))
+    problem = scene.noisy(std_of_ratio(scene, 2.0), "gaussian")
+    weights = prior_weights(problem)
+    for times in PRIORS.values():
+        told = prior_weights(told_noise(problem, times))
+        assert all(torch.allclose(one, times * other) for one, other in zip(told, weights, strict=True))
 
 
 def test_no_victim_is_among_the_public_images() -> None:
