@@ -92,8 +92,8 @@ def test_every_defense_has_a_case() -> None:
 def test_the_adaptive_attacker_sees_what_the_naive_one_does_not(victim: Victim, case: Case) -> None:
     defense = case.defense()
     captures = captures_of(victim, [defense])
-    naive = seen(victim.problem(captures), victim, max_evaluations=400)
-    adaptive = seen(victim.problem(captures, [defense]), victim, max_evaluations=1000)
+    naive = seen(victim.problem(captures), victim, max_evaluations=200)
+    adaptive = seen(victim.problem(captures, [defense]), victim, max_evaluations=400)
     assert max(naive) < case.naive_below
     assert min(adaptive) > case.adaptive_above
     assert min(adaptive) >= min(naive) - 0.02

@@ -23,8 +23,8 @@ SCENARIO: dict[str, Any] = {
     "defenses": [{"name": "masking", "p": 0.5, "share": 0.5}],
     "adversary": {
         "capture": {"rounds": [2], "clients": 1},
-        "attacks": [{"name": "idlg", "max_evaluations": 300}],
-        "workers": 1,
+        "attacks": [{"name": "idlg", "max_evaluations": 150}],
+        "workers": 0,
     },
     "output": {"report": False},
 }
@@ -79,8 +79,9 @@ def untimed(run: Run) -> list[dict[str, Any]]:
     return sorted(rows, key=str)
 
 
-def test_the_same_scenario_gives_the_same_numbers(done: Run, tmp_path: Path) -> None:
-    again = fedsim.run(done.folder / "scenario.toml", out=tmp_path / "again")
+def test_the_same_scenario_gives_the_same_numbers_in_a_worker(done: Run, tmp_path: Path) -> None:
+    in_a_process = {"adversary.workers": 1}
+    again = fedsim.run(done.folder / "scenario.toml", overrides=in_a_process, out=tmp_path / "again")
     assert (again.folder / "weights.safetensors").read_bytes() == (
         done.folder / "weights.safetensors"
     ).read_bytes()
@@ -211,7 +212,6 @@ def test_an_attack_that_dies_is_counted_as_failed(done: Run, tmp_path: Path) -> 
     run = fedsim.attack(
         done.folder,
         attack="test_simulation_api:Broken",
-        overrides={"adversary.workers": 0},
         out=tmp_path / "broken",
     )
     assert all(row["failed"] == row["captures"] for row in run.leakage)
@@ -261,7 +261,7 @@ def test_a_foreign_apps_captures_need_a_task_and_are_scored_with_its_truth(done:
         y=np.array([int(t.labels[0]) for t in truths]),
         capture=np.array(names),
     )
-    short = {"adversary.attacks.0.max_evaluations": 5}
+    short = {"adversary.attacks.0.max_evaluations": 5, "adversary.workers": 0}
     task = "test_simulation_api:foreign_task"
     blind = fedsim.attack(captures, task=task, overrides=short, out=tmp_path / "blind")
     assert blind.leakage == []
@@ -276,7 +276,7 @@ def test_a_foreign_apps_captures_need_a_task_and_are_scored_with_its_truth(done:
         captures,
         task=task,
         truth=tmp_path / "truth.npz",
-        overrides={"adversary.attacks.0.max_evaluations": 300},
+        overrides={"adversary.attacks.0.max_evaluations": 150, "adversary.workers": 0},
         out=tmp_path / "out",
     )
     known = {row["capture"]: row["ssim"] for row in done.scores if row["defense"] == "none"}
@@ -292,7 +292,7 @@ def test_fresh_masks_over_rounds_reveal_what_one_round_hides(tmp_path: Path) -> 
         strategy={"rounds": 3},
         adversary={
             "capture": {"rounds": "all", "clients": 1},
-            "attacks": [{"name": "idlg", "max_evaluations": 400}],
+            "attacks": [{"name": "idlg", "max_evaluations": 150}],
         },
     )
     base["defenses"] = [{"name": "masking", "p": 0.985}]
