@@ -1,7 +1,7 @@
 """Intervals: no aggregate is printed without its sample size and one of these."""
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -64,24 +64,45 @@ def _bounds(
     groups: list[np.ndarray], statistic: str, seed: int, confidence: float, resamples: int
 ) -> tuple[float, float]:
     """Bootstrap the indices of the groups; see scipy.stats.bootstrap."""
-    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
-
-    def mean(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
-        ratio: np.ndarray = sums[chosen].sum(axis=axis) / counts[chosen].sum(axis=axis)
-        return ratio
-
-    def median(chosen: np.ndarray) -> float:
-        return float(np.median(np.concatenate([groups[i] for i in chosen])))
-
     options = {"confidence_level": confidence, "n_resamples": resamples, "rng": np.random.default_rng(seed)}
-    function, vectorized = (mean, True) if statistic == "mean" else (median, False)
+    function = _mean_of(groups) if statistic == "mean" else _median_of(groups)
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # scipy warns of a degenerate BCa, which is handled here
         indices = (np.arange(len(groups)),)
-        result = bootstrap(indices, function, vectorized=vectorized, method="BCa", **options)
+        result = bootstrap(indices, function, vectorized=True, method="BCa", **options)
         interval = result.confidence_interval
         if not np.isfinite([interval.low, interval.high]).all():
             draws = result.bootstrap_distribution
             tail = 100 * (1 - confidence) / 2
             return float(np.percentile(draws, tail)), float(np.percentile(draws, 100 - tail))
     return float(interval.low), float(interval.high)
+
+
+Statistic = Callable[..., np.ndarray]
+"""(indices of groups (..., k), axis = -1) -> (...)."""
+
+
+def _mean_of(groups: list[np.ndarray]) -> Statistic:
+    sums, counts = np.array([g.sum() for g in groups]), np.array([len(g) for g in groups])
+
+    def mean(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        ratio: np.ndarray = sums[chosen].sum(axis=axis) / counts[chosen].sum(axis=axis)
+        return ratio
+
+    return mean
+
+
+def _median_of(groups: list[np.ndarray]) -> Statistic:
+    """For all draws at once: groups are filled up with infinities, which sorting leaves at the end."""
+    counts = np.array([len(g) for g in groups])
+    padded = np.stack([np.pad(g, (0, counts.max() - len(g)), constant_values=np.inf) for g in groups])
+
+    def median(chosen: np.ndarray, axis: int = -1) -> np.ndarray:
+        chosen = np.moveaxis(chosen, axis, -1)
+        values = np.sort(padded[chosen].reshape(*chosen.shape[:-1], -1), axis=-1)
+        number = counts[chosen].sum(axis=-1)[..., None]
+        middle = [np.take_along_axis(values, at, axis=-1)[..., 0] for at in ((number - 1) // 2, number // 2)]
+        half: np.ndarray = (middle[0] + middle[1]) / 2
+        return half
+
+    return median

@@ -1,9 +1,11 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.stats import bootstrap
 
 from adversary.statistics import bca, wilson
 
@@ -73,6 +75,27 @@ def test_clusters_are_resampled_whole():
     assert width == pytest.approx(single["high"] - single["low"], rel=1e-9)
     assert clustered["n"] == 100
     assert clustered["mean"] == pytest.approx(np.mean(values))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=3, max_size=9))
+def test_the_median_of_clusters_is_that_of_drawing_them_one_by_one(groups):
+    def median(chosen):
+        return np.median(np.concatenate([groups[i] for i in chosen]))
+
+    values = [float(value) for group in groups for value in group]
+    clusters = [index for index, group in enumerate(groups) for _ in group]
+    assume(min(values) < max(values))
+    found = bca(values, clusters, seed=1, statistic="median", resamples=200)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a BCa that is undefined: percentiles then stand in
+        drawn = bootstrap(
+            (np.arange(len(groups)),), median, vectorized=False, n_resamples=200, rng=np.random.default_rng(1)
+        )
+    low, high = drawn.confidence_interval
+    if not np.isfinite([low, high]).all():
+        low, high = np.percentile(drawn.bootstrap_distribution, [2.5, 97.5])
+    assert (found["low"], found["high"]) == (low, high)
 
 
 def test_unequal_clusters_keep_the_mean_of_the_values():
