@@ -30,7 +30,7 @@ SCENARIO: dict[str, Any] = {
             {"name": "local_steps", "max_evaluations": 300},
             {"name": "idlg", "max_evaluations": 150},
         ],
-        "workers": 1,
+        "workers": 0,
     },
     "output": {"report": False},
 }
