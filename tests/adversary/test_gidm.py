@@ -165,7 +165,7 @@ def test_who_knows_of_weak_noise_is_not_worse_off_than_who_does_not():
         for name, value in problem.target.items()
     }
     naive = replace(problem, target=noised)
-    attack = GIDM(phases="pixels", start="grey", max_evaluations=200)
+    attack = GIDM(phases="pixels", start="grey", max_evaluations=100)
     told = [
         float(psnr(attack.attack(one).images[0].float(), images[0].float()))
         for one in (naive, replace(naive, knowledge=Adaptive(noise_std=std)))
