@@ -35,8 +35,9 @@ class Processes:
         executable = shutil.which(command[0], path=path)
         if executable is None:
             raise EngineError(f"{command[0]}: not found; is flwr installed in {sys.prefix}?")
-        with self.log(name).open("wb") as log:
-            process = subprocess.Popen(
+        # An interruption between the fork and the entry would leave a process that nobody knows of.
+        with self.log(name).open("wb") as log, _uninterrupted():
+            self._running[name] = subprocess.Popen(
                 [executable, *command[1:]],
                 env={**self._env, **env},
                 stdin=subprocess.DEVNULL,
@@ -44,8 +45,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._running[name] = process
-        return process
+        return self._running[name]
 
     def log(self, name: str) -> Path:
         """Return the file that holds what the process has printed."""
@@ -91,13 +91,14 @@ def processes(logs: Path, env: Mapping[str, str]) -> Iterator[Processes]:
         try:
             yield started
         finally:
-            started.end()
+            with _uninterrupted():
+                started.end()
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
     """Turn SIGTERM into SystemExit, so that `finally` runs; only the main thread may."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
 
@@ -110,6 +111,30 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back until the block has ended; only the main thread receives any."""
+    if not _in_main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in held:
+            signal.raise_signal(each)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def python_environment() -> dict[str, str]:

@@ -97,6 +97,43 @@ with processes(Path({str(tmp_path)!r}), os.environ) as started:
     assert not running(int((tmp_path / "pid").read_text()))
 
 
+@on_linux
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["start", "end"])
+def test_no_process_is_left_where_an_interruption_meets_its_start_or_its_end(
+    tmp_path: Path, number: int, moment: str
+) -> None:
+    script = f"""
+import os, subprocess
+from pathlib import Path
+from fedsim.engines.processes import Processes, processes
+
+start, end = subprocess.Popen, Processes.end
+
+def start_and_interrupt(*args, **kwargs):
+    child = start(*args, **kwargs)
+    Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+    if {moment == "start"}:
+        os.kill(os.getpid(), {int(number)})
+    return child
+
+def interrupt_and_end(started):
+    os.kill(os.getpid(), {int(number)})
+    end(started)
+
+subprocess.Popen = start_and_interrupt
+if {moment == "end"}:
+    Processes.end = interrupt_and_end
+with processes(Path({str(tmp_path)!r}), os.environ) as started:
+    started.start("child", "sleep", "300")
+"""
+    parent = subprocess.run(
+        [sys.executable, "-c", script], env=python_environment(), stderr=subprocess.DEVNULL, timeout=60
+    )
+    assert parent.returncode in (128 + signal.SIGTERM, -signal.SIGINT)
+    assert not running(int((tmp_path / "pid").read_text()))
+
+
 def test_a_dead_process_is_noticed_with_its_last_words(tmp_path: Path) -> None:
     with processes(tmp_path, os.environ) as started:
         started.start("node", sys.executable, "-c", "raise SystemExit('no such address')").wait()
