@@ -223,8 +223,9 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def put_table(kind: str, text: str, into: Path | None) -> None:
-    """Print a table, or put it into a document."""
+    """Print a table, or put it into a document. Raises InputError where there is no such document."""
     if into:
+        require(into.is_file(), "--into", str(into), "a document that is there")
         replace_block(into, kind, text)
     else:
         print(text)

@@ -1,9 +1,10 @@
 """Mjolnir: bring a perturbed gradient back with what surrogate data teach, then attack it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,18 +15,19 @@ from adversary.labels import infer_labels
 from adversary.lockstep import matching_losses
 from adversary.mjolnir.around import mended
 from adversary.mjolnir.chain import Sampling, drawn, reverse
-from adversary.mjolnir.denoisers import PICTURED, Kind, Recipe, public_images, ready
-from adversary.mjolnir.level import declared_level, estimated_level
+from adversary.mjolnir.denoisers import PICTURED, GradientDenoiser, Kind, Recipe, public_images, ready
+from adversary.mjolnir.level import declared_level, estimated_level, shown_ratio
 from adversary.mjolnir.store import default_folder
-from adversary.mjolnir.surrogate import Surrogate
+from adversary.mjolnir.surrogate import Surrogate, after_defense
 from adversary.mjolnir.unrolled import noise_range
-from adversary.mjolnir.vectors import flatten, signal_to_noise, unflatten
+from adversary.mjolnir.vectors import flatten, unflatten
 from adversary.objectives import noise_floor
 from adversary.precision import cast
 from adversary.problem import Attempt, Problem
 from adversary.reconstruct import Attack
 from fedsim.defenses.upload import Adaptive
 from fedsim.options import build, require
+from fedsim.registry import import_object
 from fedsim.seeds import torch_generator
 
 Variant = Literal["adaptive", "fixed", "conditional"]
@@ -36,6 +38,8 @@ WEAK = 4.0
 """Ratio of signal to noise above which denoising loses to the adaptive attack (docs/mjolnir.md)."""
 SILENT = 1e3
 """Ratio above which there is no noise to speak of: rounding."""
+TOLD_APART = 1.1
+"""Ratio of estimated levels from which captures are told different ones."""
 NOTHING_KNOWN = 10.0
 """Level from which the conditional variant starts, in units of the strongest noise of its training."""
 
@@ -58,7 +62,11 @@ class Mjolnir:
     """The attack that the clean gradient is handed to."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """Of that attack."""
-    denoiser: Kind = "unrolled"
+    denoiser: str = "unrolled"
+    """Or `squares`, or `module:name` of a GradientDenoiser, to which only `mending` and `level` mean anything
+    of the options below."""
+    denoiser_options: Mapping[str, Any] = field(default_factory=dict)
+    """Of a denoiser of your own."""
     variant: Variant = "adaptive"
     sampling: Sampling = "mean"
     """`adversary.mjolnir.chain.reverse`"""
@@ -101,6 +109,7 @@ class Mjolnir:
             "ddim or ancestral for the conditional variant",
         )
         self._other()
+        self._own()
 
     def attack(self, problem: Problem) -> Attempt:
         """Return what the other attack finds, with the gradients it found it in as the part `gradient`.
@@ -109,31 +118,36 @@ class Mjolnir:
         """
         labels = infer_labels(problem) if problem.labels is None else problem.labels
         known, std = replace(problem, labels=labels), self._level(problem)
-        noisy = self.is_noisy(problem, std)
+        kinds = list(zip(self.is_noisy(problem, std).tolist(), _told(problem, std), strict=True))
         attempts, order = [], []
-        for denoise, rows in ((True, noisy), (False, ~noisy)):
-            chosen = rows.nonzero().flatten().tolist()
-            if chosen:
-                part = known.select(chosen)
-                told = _told(part, std[rows])
-                given = self.clean(part, std[rows]) if denoise else told
-                found = self._other().attack(given)
-                if denoise and self.mending:
-                    found = self.mend(told, found)
-                attempts.append(_judged(found, given, part))
-                order += chosen
+        for kind in sorted(set(kinds)):
+            denoise, level = kind
+            chosen = [row for row, one in enumerate(kinds) if one == kind]
+            part = known.select(chosen)
+            told = replace(part, knowledge=Adaptive(noise_std=level)) if level else part
+            given = self.clean(part, std[chosen]) if denoise else told
+            found = self._other().attack(given)
+            if denoise and self.mending:
+                found = self.mend(told, found)
+            attempts.append(_judged(found, given, part))
+            order += chosen
         return _joined(attempts, order)
 
     def is_noisy(self, problem: Problem, std: Tensor) -> Tensor:
         """Return whose noise `std` (P,) is strong enough to be worth denoising, (P,)."""
-        seen = signal_to_noise(flatten(problem.target), std)  # of signal and noise together
-        return seen.square() - 1 <= WEAK**2
+        return shown_ratio(problem, std) <= WEAK
 
     def clean(self, problem: Problem, std: Tensor) -> Problem:
-        """Return the problem with its gradients denoised: whole, exact, nothing left of the defence.
+        """Return the problem with its gradients denoised: exact, and nothing left of the defence.
 
-        `std` (P,) is the noise on each entry of a gradient; `problem.labels` are needed.
+        But `squares`, a denoiser of gradients as they were sent, leaves them clipped. `std` (P,) is the noise
+        on each entry of a gradient; `problem.labels` are needed. Raises InputError for masked uploads, of
+        which `squares` knows nothing.
         """
+        if own := self._own():
+            return own.clean(problem, std)
+        whole = self.denoiser == "unrolled"
+        require(whole or not problem.present, "denoiser", self.denoiser, "unrolled, for masked uploads")
         single = cast(problem, torch.float32)
         public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
         surrogate = Surrogate.of(single, public, self.moved)
@@ -150,10 +164,22 @@ class Mjolnir:
             steps=self.chain,
             sampling=self.sampling,
             generators=generators,
-            weakest=noise_range(surrogate)[0] if self.denoiser == "unrolled" else 0.0,
+            weakest=noise_range(surrogate)[0] if whole else 0.0,
+            sent=lambda rows: after_defense(single, rows),
         )
         target = unflatten(rows.to(problem.like), problem.target)
-        return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=None)
+        left = None if whole or problem.knowledge is None else replace(problem.knowledge, noise_std=0.0)
+        return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=left)
+
+    def _own(self) -> GradientDenoiser | None:
+        """Return a denoiser of the user's, None for those here. Raises InputError for what is none."""
+        if self.denoiser in (known := get_args(Kind)):
+            return None
+        require(":" in self.denoiser, "denoiser", self.denoiser, f"{', '.join(known)}, or module:name")
+        denoiser = build(import_object(self.denoiser, "denoiser"), self.denoiser_options, "denoiser_options")
+        require(hasattr(denoiser, "clean"), "denoiser", self.denoiser, "a GradientDenoiser (with `clean`)")
+        own: GradientDenoiser = denoiser
+        return own
 
     def _other(self) -> Attack:
         """Return the attack that follows. Raises InputError for what there is not, or is not granted."""
@@ -197,12 +223,17 @@ def _judged(found: Attempt, given: Problem, problem: Problem) -> Attempt:
     return replace(found, losses=losses, converged=(losses <= enough).cpu(), parts=parts)
 
 
-def _told(problem: Problem, std: Tensor) -> Problem:
-    """Return the problem with what was estimated of its noise, where nothing was known of a defence."""
-    noise = float(std.median())
-    if problem.knowledge is not None or bool((signal_to_noise(flatten(problem.target), std) > SILENT).any()):
-        return problem
-    return replace(problem, knowledge=Adaptive(noise_std=noise * abs(problem.unit)))
+def _told(problem: Problem, std: Tensor) -> list[float]:
+    """Return what is told of each capture's noise, in the upload's units; 0 where it is known, or none.
+
+    What was estimated, on a scale of TOLD_APART: captures of one level go on together, and what a capture is
+    told does not depend on its neighbours.
+    """
+    if problem.knowledge is not None:
+        return [0.0] * len(problem)
+    step = math.log(TOLD_APART)
+    levels = torch.exp((std.log() / step).round() * step) * abs(problem.unit)
+    return torch.where(shown_ratio(problem, std) <= SILENT, levels, 0.0).tolist()
 
 
 def _joined(attempts: list[Attempt], order: list[int]) -> Attempt:

@@ -20,17 +20,20 @@ from fedsim.seeds import torch_generator
 
 SURPLUS = 1.5
 """How many times what it explains of noise alone a search has to explain: by digits at ratios of 1 to 8 and
-small colour pictures at 1 to 4, forty each."""
+small colour pictures at 1 to 4, forty and thirty of them."""
 
 
 def mended(
     problem: Problem, images: Tensor, labels: Tensor, *, max_evaluations: int
 ) -> tuple[Tensor, Tensor]:
-    """Return images (P, B, C, H, W) mended where noisy gradients say so, and evaluations (P,).
+    """Return images (P, B, C, H, W) mended where the noisy gradients of the problem's first round say so.
+
+    And the evaluations spent (P,).
 
     A search explains some noise whatever it departs from: how much is seen by the same search in the gradient
     of the image itself, under noise drawn anew. What it finds counts where it explains SURPLUS times that.
     """
+    problem = replace(problem, rounds=())  # what noise alone explains is drawn anew of this one
     found, spent = search_around(problem, images, labels, max_evaluations=max_evaluations)
     other = redrawn(problem, images, labels)
     fitted, more = search_around(other, images, labels, max_evaluations=max_evaluations)

@@ -6,24 +6,31 @@ from torch import Tensor
 from adversary.labels import classifier_names
 from adversary.mjolnir.level import low_rank
 from adversary.mjolnir.surrogate import Surrogate
-from adversary.mjolnir.vectors import flatten, unflatten
+from adversary.mjolnir.vectors import flatten, presence, unflatten
 from adversary.problem import Problem
 
+DROWNED = 1e-4
+"""Power of a principal direction, in units of the noise's, below which it is left out."""
 
-def shrinkage(rows: Tensor, std: Tensor) -> Tensor:
-    r"""Return $g^* \max(0, 1 - \sigma^2 d / ||g^*||^2)$, (P, d): the best factor, as far as it is seen."""
-    square = rows.square().sum(dim=1)
-    kept = (1 - std.square() * rows.shape[1] / square).clamp(min=0)
+
+def shrinkage(problem: Problem, std: Tensor) -> Tensor:
+    r"""Return $g^* \max(0, 1 - \sigma^2 d / ||g^*||^2)$, (P, d): the best factor, as far as it is seen.
+
+    Over the d entries that are there; absent ones stay zero.
+    """
+    rows = flatten(problem.target)
+    entries = presence(problem.present, problem.target).sum(dim=1)
+    kept = (1 - std.square() * entries / rows.square().sum(dim=1)).clamp(min=0)
     return kept[:, None] * rows
 
 
-def wiener(problem: Problem, rows: Tensor, std: Tensor, truth: Tensor) -> Tensor:
-    r"""Return $g^*_l v_l / (v_l + \sigma^2)$ for each parameter l, (P, d).
+def wiener(problem: Problem, std: Tensor, truth: Tensor) -> Tensor:
+    r"""Return $g^*_l v_l / (v_l + \sigma^2)$ for each parameter l, (P, d); absent entries stay zero.
 
     With $v_l$ the truth's own mean square: the oracle of all that scales parameter by parameter; no
-    attacker knows `truth` (P, d).
+    attacker knows `truth` (P, d), before entries were withheld.
     """
-    parts = unflatten(rows, problem.target)
+    parts = dict(problem.target)
     for name, clean in unflatten(truth, problem.target).items():
         power = clean.flatten(1).square().mean(dim=1)
         kept = power / (power + std.square()).clamp(min=1e-30)
@@ -31,14 +38,16 @@ def wiener(problem: Problem, rows: Tensor, std: Tensor, truth: Tensor) -> Tensor
     return flatten(parts)
 
 
-def rank_one(problem: Problem, rows: Tensor) -> Tensor:
+def rank_one(problem: Problem) -> Tensor:
     """Return the gradients (P, d) with the classifier's as a sum of B products, which it is without noise."""
-    parts = unflatten(rows, problem.target)
-    names = classifier_names(problem)
-    pieces = [parts[name].reshape(len(rows), problem.task.num_classes, -1) for name in names]
-    whole = torch.cat(pieces, dim=2)
-    fit = low_rank(whole, torch.ones_like(whole, dtype=torch.bool), problem.batch_size)
-    widths = [one.shape[2] for one in pieces]
+    parts, names = dict(problem.target), classifier_names(problem)
+    there = unflatten(presence(problem.present, parts), parts)
+    whole, mask = (
+        torch.cat([one[name].reshape(len(problem), problem.task.num_classes, -1) for name in names], dim=2)
+        for one in (parts, there)
+    )
+    widths = [parts[name][0].numel() // problem.task.num_classes for name in names]
+    fit = low_rank(whole, mask, problem.batch_size)
     for name, piece in zip(names, torch.split(fit, widths, dim=2), strict=True):
         parts[name] = piece.reshape(parts[name].shape)
     return flatten(parts)
@@ -63,17 +72,37 @@ class Statistics:
         """Return the mean surrogate gradient of each label (P,): (P, d)."""
         return self.means[labels.to(self.means.device)]
 
-    def pca(self, rows: Tensor, std: Tensor, labels: Tensor) -> Tensor:
+    def pca(self, rows: Tensor, std: Tensor, labels: Tensor, there: Tensor | None = None) -> Tensor:
         r"""Return gradients (P, d) along the principal directions, each shrunk by $v_i / (v_i + \sigma^2)$.
 
         About the class mean of each label: the linear estimate of least squared error, were the surrogate's
-        gradients the victim's.
+        gradients the victim's. From the entries `there` (P, d) alone, where some are absent:
+        $z = (U^T U + \sigma^2 V^{-1})^{-1} U^T (g^* - m)$ with the rows of the directions U that are there.
         """
-        means = self.class_means(labels).to(rows)
-        along = (rows - means) @ self.directions.to(rows)
-        power = self.power.to(rows)
-        kept = power / (power + std[:, None].square()).clamp(min=1e-30)
-        return means + (along * kept) @ self.directions.T.to(rows)
+        means, directions = self.class_means(labels).to(rows), self.directions.to(rows)
+        power, noise = self.power.to(rows), std[:, None].square()
+        if there is None or bool(there.all()):
+            along = ((rows - means) @ directions) * (power / (power + noise).clamp(min=1e-30))
+        else:
+            pieces = [
+                _along(directions[mask], (row - mean)[mask], power, one)
+                for row, mean, mask, one in zip(rows, means, there, noise, strict=True)
+            ]
+            along = torch.stack(pieces)
+        return means + along @ directions.T
+
+
+def _along(directions: Tensor, row: Tensor, power: Tensor, noise: Tensor) -> Tensor:
+    """Return the coordinates (k,) to be expected of what shows through `directions` (n, k) as `row` (n,).
+
+    Zero where the noise leaves less than DROWNED of them.
+    """
+    heard = power > DROWNED * noise
+    shown = directions[:, heard]
+    found = torch.zeros_like(power)
+    squares = shown.T @ shown + torch.diag(noise / power[heard])
+    found[heard] = torch.linalg.solve(squares, shown.T @ row)
+    return found
 
 
 def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,7 @@ def reverse(
     sampling: Sampling,
     generators: Sequence[torch.Generator],
     weakest: float = 0.0,
+    sent: Callable[[Tensor], Tensor] = lambda rows: rows,
 ) -> Tensor:
     r"""Return the gradients (P, d) that perturbed ones become, starting at their own noise `std` (P,).
 
@@ -55,13 +56,14 @@ def reverse(
     forward process $\sqrt{\bar\alpha} g + \sqrt{1 - \bar\alpha} z$ divided by $\sqrt{\bar\alpha}$, with
     $\sigma^2 = (1 - \bar\alpha) / \bar\alpha$: so a gradient perturbed by $\sigma$ is a state of the process
     as it is ("adaptive start": Mjolnir, $\bar\alpha = 1 / (1 + M^2)$). `mean` is the first $\hat g$. The last
-    step is taken at `weakest`, below which the denoiser knows nothing.
+    step is taken at `weakest`, below which the denoiser knows nothing. States are gradients as they are
+    `sent`: clipped, where the defence clips and $\hat g$ is whole.
     """
     if sampling == "mean":
         return mean(rows, std)
     ladder = levels(std, steps, weakest)
     for now, then in pairwise(ladder):
-        expected = mean(rows, now)
+        expected = sent(mean(rows, now))
         fall = (then / now)[:, None]
         if sampling == "ddim":
             rows = expected + fall * (rows - expected)

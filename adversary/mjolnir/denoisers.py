@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,26 @@ from adversary.mjolnir.unrolled import (
 from adversary.objectives import NAIVE
 from adversary.problem import Problem
 from fedsim.data.load import load_dataset
+from fedsim.defenses.upload import identity
 
 Kind = Literal["unrolled", "squares"]
 MeanOf = Callable[[Problem], Mean]
 """Problem in float32, its labels set -> posterior mean of its gradients."""
-VERSION = 1
+
+
+class GradientDenoiser(Protocol):
+    """Brings noisy gradients back; frozen dataclasses of options, as attacks are. `Mjolnir` is one."""
+
+    def clean(self, problem: Problem, std: Tensor) -> Problem:
+        """Return the problem with clean gradients, and what is left of the defence in its knowledge.
+
+        `std` (P,) is the noise on each entry of a gradient; labels are set.
+        """
+        ...
+
+
+VERSION = 2
 """Of what training does: part of the key, so that a change makes denoisers anew."""
-COARSE = 20
-"""One over how finely the share of entries that are present tells denoisers apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +70,7 @@ PICTURED = Recipe(kind="squares", batch=8, rate=1e-3)
 def ready(recipe: Recipe, surrogate: Surrogate, folder: Path) -> MeanOf:
     """Return a denoiser trained for the surrogate's model and defence, from `folder` where it is kept.
 
-    What it is kept under: weights, public images, defence and masks' density, recipe.
+    What it is kept under: weights, public images, what the defence makes of gradients, recipe.
     """
     network, loss_of, mean_of = _parts(recipe, surrogate)
 
@@ -107,22 +119,27 @@ def _parts(recipe: Recipe, surrogate: Surrogate) -> tuple[nn.Module, Loss, MeanO
 
 def _key(recipe: Recipe, surrogate: Surrogate) -> str:
     victim, knowledge = surrogate.victim, surrogate.victim.knowledge or NAIVE
-    shares = [mask.double().mean() for mask in victim.present.values()]
-    sizes = [mask[0].numel() for mask in victim.present.values()]
-    density = sum(float(share) * size for share, size in zip(shares, sizes, strict=True)) / max(1, sum(sizes))
     settings: dict[str, Any] = {
         "version": VERSION,
         "recipe": asdict(recipe),
         "unit": victim.unit,
         "scale_free": knowledge.scale_free,
         "moved": surrogate.moved,
-        # Captures of one rate of masking differ by chance in how much is there, and tensors more than all.
-        "masked": {"tensors": sorted(victim.present), "density": round(COARSE * density) / COARSE},
+        "masked": {"tensors": sorted(victim.present), "density": surrogate.density},
         # These follow from what the surrogate sends, so that another architecture or clipping has others.
         "noise": [f"{level:.4g}" for level in noise_range(surrogate)],
+        "sent": _lengths(surrogate),
     }
     tensors = {f"model/{name}": value for name, value in victim.model.state_dict().items()}
     return content_key(settings, tensors | {"public": surrogate.public})
+
+
+def _lengths(surrogate: Surrogate) -> list[str]:
+    """Return how long surrogate gradients are as sent, where they are clipped: it tells bounds apart."""
+    if (surrogate.victim.knowledge or NAIVE).simulate is identity:
+        return []
+    rows = surrogate.batch(64, torch.Generator().manual_seed(1))[2]
+    return [f"{length:.2g}" for length in surrogate.defended(rows).norm(dim=1).tolist()]
 
 
 def public_images(name: str, options: dict[str, Any], part: Literal["train", "test"], limit: int) -> Tensor:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fedsim.options import require
+from fedsim.errors import InputError
 
 
 def default_folder() -> Path:
@@ -35,8 +36,12 @@ def remembered(folder: Path, key: str, make: Callable[[Path], Mapping[str, Tenso
     `make` is given a file for its checkpoints, which is gone once it is done. Of several processes that look
     for the same key one makes it, and the others wait.
     """
-    require(not folder.is_file(), "cache", str(folder), "a folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cache = {str(folder)!r}: allowed: a folder that can be written ({error})"
+        ) from None
     path, checkpoint = folder / f"{key}.safetensors", folder / f"{key}.checkpoint"
     with FileLock(folder / f"{key}.lock"):
         if not path.exists():
@@ -45,4 +50,7 @@ def remembered(folder: Path, key: str, make: Callable[[Path], Mapping[str, Tenso
             save_file(made, partial)
             partial.replace(path)
             checkpoint.unlink(missing_ok=True)
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: a damaged denoiser ({error}): delete it") from None

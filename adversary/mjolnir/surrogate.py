@@ -13,13 +13,16 @@ from adversary.precision import cast
 from adversary.problem import Problem
 from fedsim.defenses.upload import identity
 
+COARSE = 20
+"""One over how finely the share of entries that are there tells surrogates apart."""
+
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
     """Makes the gradients that the victim would upload if its image were a public one."""
 
     victim: Problem
-    """In float32: its model, task, defence and masks count, its gradients are not looked at."""
+    """In float32: its model, task, defence and how dense masks are count, its gradients are not looked at."""
     public: Tensor
     """Images (N, c, h, w) in [0, 1] that are not the victim's."""
     moved: bool = True
@@ -51,13 +54,15 @@ class Surrogate:
     def uploads(self, rows: Tensor, labels: Tensor, std: Tensor, generator: torch.Generator) -> Problem:
         """Return the problem that clean gradients (n, d) become: defended as the victim's, noise (n,) added.
 
-        Masks are those of the victims, entries in another order.
+        Masks are drawn entry by entry, as dense as those of the victims.
         """
         victim, present = self.victim, {}
         noise = torch.randn(rows.shape, generator=generator).to(rows)
         target = unflatten(self.defended(rows) + std[:, None].to(rows) * noise, victim.target)
+        density = self.density
         for name in victim.present:
-            present[name] = self._mask(name, len(rows), generator)
+            there = torch.rand(target[name].shape, generator=generator) < density
+            present[name] = there.to(rows.device)
             target[name] = target[name] * present[name]
         return replace(
             victim,
@@ -69,11 +74,17 @@ class Surrogate:
             seeds=tuple(range(len(rows))),
         )
 
-    def _mask(self, name: str, count: int, generator: torch.Generator) -> Tensor:
-        masks = self.victim.present[name]
-        drawn = masks[torch.randint(len(masks), (count,), generator=generator)].flatten(1)
-        order = torch.rand(drawn.shape, generator=generator).argsort(dim=1).to(drawn.device)
-        return drawn.gather(1, order).reshape(count, *masks.shape[1:])
+    @property
+    def density(self) -> float:
+        """Return which share of masked parameters' entries is there, in steps of 1 / COARSE.
+
+        Captures of one rate of masking differ by chance in how much is there: they share a surrogate.
+        """
+        masks = self.victim.present
+        if not masks:
+            return 1.0
+        share = float(flatten(masks).double().mean())
+        return max(1, round(COARSE * share)) / COARSE
 
 
 def gradients_of(problem: Problem, images: Tensor, labels: Tensor) -> Tensor:

@@ -26,6 +26,12 @@ def unflatten(rows: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return values
 
 
+def presence(present: Values, like: Mapping[str, Tensor]) -> Tensor:
+    """Return which entries of gradients with the names and shapes of `like` are there, (P, d) booleans."""
+    everything = {name: torch.ones_like(value, dtype=torch.bool) for name, value in like.items()}
+    return flatten({**everything, **present})
+
+
 def cosine(rows: Tensor, others: Tensor) -> Tensor:
     """Return the cosine of rows (P, d) with others (P, d), (P,); 0 where either is zero."""
     squares = rows.square().sum(dim=1) * others.square().sum(dim=1)
@@ -43,7 +49,9 @@ def gradient_psnr(rows: Tensor, truth: Tensor) -> Tensor:
     return 10 * torch.log10(peak.clamp(min=NOTHING) / gap.clamp(min=NOTHING))
 
 
-def signal_to_noise(rows: Tensor, std: Tensor | float) -> Tensor:
-    """Return `||g|| / (sigma sqrt(d))` of clean gradients (P, d), (P,)."""
-    ratio: Tensor = rows.norm(dim=1) / (std * rows.shape[1] ** 0.5)
+def signal_to_noise(rows: Tensor, std: Tensor | float, there: Tensor | None = None) -> Tensor:
+    """Return `||g|| / (sigma sqrt(d))` of clean gradients (P, d), (P,): over d entries, those `there`."""
+    entries = rows.shape[1] if there is None else there.sum(dim=1)
+    shown = rows if there is None else rows * there
+    ratio: Tensor = shown.norm(dim=1) / (std * entries**0.5)
     return ratio

@@ -82,21 +82,28 @@ def scene_of(arguments: argparse.Namespace) -> tuple[Scene, dict[str, Any]]:
     return scene, data_of(pool, images, labels)
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Measure every method at every level."""
-    names = arguments.methods or list(METHODS)
-    for name in names:
+def check(arguments: argparse.Namespace) -> None:
+    """Raise InputError for options that are out of range: before a long training, not after it."""
+    for name in arguments.methods or ():
         require(name in METHODS, "--methods", name, ", ".join(METHODS))
     for key in ("gradients", "updates", "evaluations", "threads"):
         require(getattr(arguments, key) >= 1, f"--{key}", getattr(arguments, key), "1 or more")
-    if arguments.json not in (None, "-"):  # before a long training, not after it
-        folder = Path(arguments.json).expanduser().absolute().parent
-        require(
-            folder.is_dir(), "--json", arguments.json, f"a file in a folder that is there, not in {folder}"
-        )
+    if arguments.json not in (None, "-"):
+        in_a_folder("--json", Path(arguments.json))
     for key in ("ratios", "epsilons"):
-        lowest = min(getattr(arguments, key), default=1.0)
-        require(lowest > 0, f"--{key}", lowest, "above 0")
+        for level in getattr(arguments, key):
+            require(0 < level < math.inf, f"--{key}", level, "above 0, and finite")
+
+
+def in_a_folder(key: str, path: Path) -> None:
+    """Raise InputError unless the folder of a file that is to be written is there."""
+    folder = path.expanduser().absolute().parent
+    require(folder.is_dir(), key, str(path), f"a file in a folder that is there, not in {folder}")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure every method at every level."""
+    names = arguments.methods or list(METHODS)
     left_out = ("json", "cache") if arguments.gradients_only else ("json", "cache", "gradients_only")
     command = {key: value for key, value in vars(arguments).items() if key not in left_out}
     written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
@@ -146,13 +153,28 @@ def table(files: Sequence[Path]) -> str:
     return "\n\n".join([tables(read), "\n".join(commands)])
 
 
+def draw(files: Sequence[Path], out: Path) -> None:
+    """Draw what JSON files hold."""
+    in_a_folder("--out", out)
+    plot([_read(path) for path in files], out)
+
+
+def measured(arguments: argparse.Namespace) -> None:
+    """Check the options, then train or run."""
+    check(arguments)
+    (train if arguments.what == "train" else run)(arguments)
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
-        read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        read = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"FILE = {path}: allowed: JSON of this benchmark ({error})") from None
-    require(read.get("benchmark") == "mjolnir", "FILE", str(path), "JSON of this benchmark")
-    return read
+    ours = isinstance(read, dict) and read.get("benchmark") == "mjolnir"
+    whole = ours and {"command", "data", "settings"} <= set(read)
+    require(whole, "FILE", str(path), "JSON of this benchmark")
+    found: dict[str, Any] = read
+    return found
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:
@@ -202,8 +224,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.what == "table":
         return exit_code(lambda: put_table("mjolnir", table(arguments.files), arguments.into))
     if arguments.what == "plot":
-        return exit_code(lambda: plot([_read(path) for path in arguments.files], arguments.out))
-    return exit_code(lambda: train(arguments) if arguments.what == "train" else run(arguments))
+        return exit_code(lambda: draw(arguments.files, arguments.out))
+    return exit_code(lambda: measured(arguments))
 
 
 if __name__ == "__main__":

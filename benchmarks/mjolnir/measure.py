@@ -18,10 +18,17 @@ from adversary.metrics import mse, ssim
 from adversary.mjolnir.around import mended
 from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
 from adversary.mjolnir.denoisers import public_images
-from adversary.mjolnir.level import estimated_level
+from adversary.mjolnir.level import estimated_level, shown_ratio
 from adversary.mjolnir.surrogate import Surrogate
 from adversary.mjolnir.unrolled import RANGE
-from adversary.mjolnir.vectors import cosine, flatten, gradient_psnr, signal_to_noise, unflatten
+from adversary.mjolnir.vectors import (
+    cosine,
+    flatten,
+    gradient_psnr,
+    presence,
+    signal_to_noise,
+    unflatten,
+)
 from adversary.problem import Problem
 from benchmarks.victims import Group, Victim
 
@@ -71,6 +78,12 @@ class Scene:
         return flatten(self.group.problem(Victim(defenses=self.before), self.seed).target)
 
     @cached_property
+    def there(self) -> Tensor:
+        """Return which entries (n, d) are sent."""
+        problem = self.group.problem(Victim(defenses=self.before, adaptive=True), self.seed)
+        return presence(problem.present, problem.target)
+
+    @cached_property
     def surrogate(self) -> Surrogate:
         """Return the surrogate client."""
         problem = self.group.problem(Victim(defenses=self.before, adaptive=True), self.seed)
@@ -101,8 +114,7 @@ Clean = Callable[[Scene, Problem, Tensor], Tensor]
 def _by_mjolnir(estimated: bool = False, **options: Any) -> Clean:
     def clean(scene: Scene, problem: Problem, std: Tensor) -> Tensor:
         attack, level = scene.mjolnir(**options), estimated_level(problem) if estimated else std
-        rows = flatten(problem.target)
-        noisy = signal_to_noise(rows, level) <= RANGE[1]
+        rows, noisy = flatten(problem.target), shown_ratio(problem, level) <= RANGE[1]
         if bool(noisy.any()):  # the denoiser has never seen weaker noise: those stay as they are
             rows = torch.where(noisy[:, None], flatten(attack.clean(problem, level).target), rows)
         return rows
@@ -117,10 +129,12 @@ def _labels(problem: Problem) -> Tensor:
 
 BASELINES: dict[str, Clean] = {
     "identity": lambda _, problem, __: flatten(problem.target),
-    "shrinkage": lambda _, problem, std: shrinkage(flatten(problem.target), std),
-    "Wiener, oracle": lambda scene, problem, std: wiener(problem, flatten(problem.target), std, scene.truth),
-    "PCA": lambda scene, problem, std: scene.statistics.pca(flatten(problem.target), std, _labels(problem)),
-    "rank 1": lambda _, problem, __: rank_one(problem, flatten(problem.target)),
+    "shrinkage": lambda _, problem, std: shrinkage(problem, std),
+    "Wiener, oracle": lambda scene, problem, std: wiener(problem, std, scene.truth),
+    "PCA": lambda scene, problem, std: scene.statistics.pca(
+        flatten(problem.target), std, _labels(problem), presence(problem.present, problem.target)
+    ),
+    "rank 1": lambda _, problem, __: rank_one(problem),
     "class mean": lambda scene, problem, std: scene.statistics.class_means(_labels(problem)).to(std),
 }
 DENOISERS: dict[str, Clean] = {
@@ -154,17 +168,28 @@ def measure(scene: Scene, std: float, distribution: str, names: list[str], image
         else:
             rows = clean(scene, problem, level)
             if images or name == OURS:
-                target = unflatten(rows, problem.target)
-                whole = replace(problem, present={}, knowledge=None, target=target)
-                found, _ = _inverted(scene, whole, scene.evaluations)
+                found, _ = _inverted(scene, handed_on(problem, name, rows), scene.evaluations)
                 if name == OURS:
                     found, rows = _mended(scene, problem, found)
                 row |= _image_scores(scene, found)
         row["cpu_seconds"] = (time.process_time() - worked) / len(problem)
         row |= _gradient_scores(scene, rows)
-        row["snr"] = signal_to_noise(scene.sent, std).tolist()
+        row["snr"] = signal_to_noise(scene.sent, std, scene.there).tolist()
         row["label_right"] = (_labels(problem) == scene.group.labels[:, 0]).tolist()
         yield row
+
+
+def handed_on(problem: Problem, name: str, rows: Tensor) -> Problem:
+    """Return the problem that the attack is given after a method made clean gradients (n, d).
+
+    Whole gradients, of which nothing is left of the defence, by `unrolled`; by all others gradients as they
+    were sent, clipped and with the same entries absent, of which the attack knows.
+    """
+    target = unflatten(rows, problem.target)
+    if name.startswith(DENOISED):
+        return replace(problem, target=target, present={}, knowledge=None)
+    assert problem.knowledge is not None
+    return replace(problem, target=target, knowledge=replace(problem.knowledge, noise_std=0.0))
 
 
 def told_noise(problem: Problem, times: float) -> Problem:
@@ -222,6 +247,7 @@ def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
 
 
 def std_of_ratio(scene: Scene, ratio: float) -> float:
-    """Return the noise at which the median victim's signal-to-noise ratio is this one."""
-    length = float(scene.sent.norm(dim=1).median())
-    return length / (ratio * math.sqrt(scene.sent.shape[1]))
+    """Return the noise at which the median victim's signal-to-noise ratio is this one, over what is sent."""
+    entries = scene.there.sum(dim=1)
+    lengths = scene.sent.norm(dim=1) * (scene.sent.shape[1] / entries).sqrt()
+    return float(lengths.median()) / (ratio * math.sqrt(scene.sent.shape[1]))

@@ -1,5 +1,6 @@
 """Mjolnir: gradients denoised by what a surrogate client teaches, then attacked."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_attacks import CASES, Case, captures_of
 from adversary.attacks.idlg import IDLG
 from adversary.attacks.mjolnir import Mjolnir
 from adversary.labels import infer_labels
-from adversary.mjolnir import denoisers
+from adversary.mjolnir import denoisers, unrolled
 from adversary.mjolnir.squares import build_squares, squares_mean
 from adversary.mjolnir.surrogate import Surrogate
 from adversary.mjolnir.unrolled import build_refiner, pixel_unit, refine, refiner_loss
@@ -19,6 +20,7 @@ from adversary.mjolnir.vectors import cosine, flatten
 from adversary.precision import cast
 from adversary.problem import Problem
 from adversary.reconstruct import reconstruct
+from fedsim.defenses.clipping import Clipping
 from fedsim.defenses.masking import Masking
 from fedsim.defenses.noising import Noising
 from fedsim.errors import InputError
@@ -88,6 +90,75 @@ def test_a_clean_problem_has_nothing_left_of_the_defense(victim: Victim, tmp_pat
     }
 
 
+def test_squares_leave_clipped_gradients_clipped(victim: Victim, tmp_path: Path) -> None:
+    """The attack that follows is told; whole ones would have other lengths than the defence lets through."""
+    problem = noisy(victim, (Clipping(norm=0.01), Noising(std=1e-4)))
+    std = torch.full((2,), 2e-4, dtype=torch.float64)
+    left = mjolnir(tmp_path, denoiser="squares").clean(problem, std).knowledge
+    assert left is not None
+    assert (left.scale_free, left.noise_std) == (True, 0.0)
+    with pytest.raises(InputError, match="denoiser = 'squares': allowed: unrolled, for masked uploads"):
+        mjolnir(tmp_path, denoiser="squares").clean(noisy(victim, (STRONG, Masking(p=0.3))), std)
+
+
+def test_a_chains_states_are_clipped_as_what_was_sent(
+    victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = noisy(victim, (Clipping(norm=0.01), Noising(std=1e-4)))
+    lengths: list[float] = []
+
+    def watched(network: Any, here: Problem, *options: Any) -> list[torch.Tensor]:
+        lengths.append(float(flatten(here.target).norm(dim=1).max()))
+        return refine(network, here, *options)
+
+    monkeypatch.setattr(unrolled, "refine", watched)
+    std = torch.full((2,), 2e-4, dtype=torch.float64)
+    clean = mjolnir(tmp_path, sampling="ddim").clean(problem, std)
+    trained, chain = lengths[:2], lengths[2:]
+    assert len(trained) == 2
+    assert len(chain) == 3
+    assert max(chain) < 1.1 * lengths[2]  # 0.02 of a gradient, and noise
+    assert float(flatten(clean.target).norm(dim=1).min()) > 10 * max(chain)
+
+
+def test_bounds_that_few_gradients_feel_have_denoisers_of_their_own(victim: Victim, tmp_path: Path) -> None:
+    std = torch.tensor([0.2], dtype=torch.float64)
+    for norm in (0.5, 1.0, 1e4, 1e5):
+        clipped = noisy(victim, (Clipping(norm=norm), STRONG), 1)
+        mjolnir(tmp_path).clean(clipped, std)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3  # the last two clip nothing
+
+
+def test_a_naive_attacker_finds_the_same_alone_and_in_company(victim: Victim, tmp_path: Path) -> None:
+    """Though each capture's noise has to be read off its gradient, and some have less of it."""
+    loud, quiet = (captures_of(victim, [Noising(std=std)], 3) for std in (0.2, 0.05))
+    problem = victim.problem([loud[0], quiet[1], loud[2]])
+    attack = mjolnir(tmp_path, mending=20)
+    together = attack.attack(problem).images
+    for row in range(3):
+        alone = attack.attack(problem.select([row])).images
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-3, atol=1e-3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halved:
+    """A denoiser of the user's own."""
+
+    factor: float = 0.5
+
+    def clean(self, problem: Problem, std: torch.Tensor) -> Problem:
+        target = {name: self.factor * value for name, value in problem.target.items()}
+        return replace(problem, target=target, knowledge=None)
+
+
+def test_a_denoiser_of_ones_own_composes_with_an_attack(victim: Victim, tmp_path: Path) -> None:
+    problem = noisy(victim)
+    attack = mjolnir(tmp_path, denoiser="test_mjolnir:Halved", denoiser_options={"factor": 0.25})
+    given = flatten(problem.target)[:, None] / 4
+    torch.testing.assert_close(attack.attack(problem).parts["gradient"], given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_captures_masked_at_one_rate_share_a_denoiser(victim: Victim, tmp_path: Path) -> None:
     problem = noisy(victim, (STRONG, Masking(p=0.3)))
     shares = [float(flatten(problem.select([row]).present).double().mean()) for row in range(2)]
@@ -95,6 +166,8 @@ def test_captures_masked_at_one_rate_share_a_denoiser(victim: Victim, tmp_path: 
     for row, masked in ((0, problem), (1, problem), (0, noisy(victim, (STRONG, Masking(p=0.7))))):
         mjolnir(tmp_path).clean(masked.select([row]), torch.tensor([0.2], dtype=torch.float64))
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
+    units = {pixel_unit(Surrogate.of(problem.select([row]), victim.images)) for row in range(2)}
+    assert len(units) == 1  # it does not depend on which of them it was trained for
 
 
 def test_a_little_training_brings_the_gradient_nearer(victim: Victim, tmp_path: Path) -> None:
@@ -197,6 +270,13 @@ def test_weak_noise_is_left_to_the_prior(victim: Victim, tmp_path: Path) -> None
         ({"variant": "conditional", "sampling": "ddim"}, "denoiser = 'squares' for the conditional"),
         ({"denoiser": "squares", "variant": "conditional"}, "ddim or ancestral"),
         ({"updates": 0}, "updates = 0: allowed: at least 1"),
+        ({"denoiser": "square"}, "denoiser = 'square': allowed: unrolled, squares, or module:name"),
+        ({"denoiser": "conftest:Victims"}, "denoiser = 'conftest:Victims': cannot be imported"),
+        (
+            {"denoiser": "test_mjolnir:Halved", "denoiser_options": {"f": 1}},
+            "denoiser_options.f = 1: unknown",
+        ),
+        ({"denoiser": "adversary.attacks.idlg:IDLG"}, "allowed: a GradientDenoiser"),
         ({"then": "imprint"}, "then = 'imprint': allowed: an attack that needs no more than batch_size"),
         ({"then": "gidm_plus"}, "then = 'gidm_plus': allowed: an attack on classifiers"),
         ({"then": "dgl"}, "then = 'dgl': no such attack; did you mean 'dlg'"),

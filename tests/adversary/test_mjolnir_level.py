@@ -4,7 +4,8 @@ import pytest
 import torch
 from conftest import Victim
 
-from adversary.mjolnir.level import declared_level, estimated_level, low_rank
+from adversary.mjolnir.level import declared_level, estimated_level, low_rank, shown_ratio
+from adversary.mjolnir.vectors import flatten, signal_to_noise
 from adversary.problem import Problem
 from fedsim.defenses.masking import Masking
 from fedsim.defenses.noising import Noising
@@ -31,9 +32,21 @@ def test_the_estimate_is_the_declared_level(victim: Victim, std: float, distribu
     torch.testing.assert_close(estimated_level(problem), declared_level(problem), rtol=0.05, atol=0.0)
 
 
-def test_masked_entries_are_filled_by_the_fit(victim: Victim) -> None:
-    problem = noisy(victim, Noising(std=0.05), Masking(p=0.3))
-    torch.testing.assert_close(estimated_level(problem), declared_level(problem), rtol=0.1, atol=0.0)
+@pytest.mark.parametrize(("p", "within"), [(0.3, 0.05), (0.8, 0.1)])
+def test_absent_entries_do_not_count(victim: Victim, p: float, within: float) -> None:
+    problem = noisy(victim, Noising(std=0.05), Masking(p=p))
+    torch.testing.assert_close(estimated_level(problem), declared_level(problem), rtol=within, atol=0.0)
+
+
+def test_the_ratio_is_of_the_entries_that_are_there(victim: Victim) -> None:
+    """And of the signal: the noise's own part of the upload's length is taken away."""
+    masked, whole = (noisy(victim, Noising(std=0.05), *more) for more in ([Masking(p=0.9)], []))
+    clean = noisy(victim)
+    expected = signal_to_noise(flatten(clean.target), declared_level(clean) + 0.1)
+    assert float(expected.min()) > 1
+    for problem, within in ((whole, 0.02), (masked, 0.1)):
+        shown = shown_ratio(problem, declared_level(problem))
+        torch.testing.assert_close(shown, expected, rtol=within, atol=0.0)
 
 
 def test_two_images_leave_eight_of_ten_directions(victim: Victim) -> None:
@@ -56,4 +69,4 @@ def test_the_low_rank_fit_is_exact_on_low_rank() -> None:
     whole = torch.randn(2, 6, 1, generator=generator) * torch.randn(2, 1, 9, generator=generator)
     there = torch.rand(2, 6, 9, generator=generator) < 0.8
     torch.testing.assert_close(low_rank(whole, torch.ones_like(there), 1), whole)
-    torch.testing.assert_close(low_rank(whole, there, 1), whole, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(low_rank(torch.where(there, whole, 0.0), there, 1), whole)

@@ -17,7 +17,14 @@ from adversary.mjolnir.pictures import draw_pictures
 from adversary.mjolnir.store import content_key, remembered
 from adversary.mjolnir.surrogate import Surrogate
 from adversary.mjolnir.training import train
-from adversary.mjolnir.vectors import cosine, flatten, gradient_psnr, signal_to_noise, unflatten
+from adversary.mjolnir.vectors import (
+    cosine,
+    flatten,
+    gradient_psnr,
+    presence,
+    signal_to_noise,
+    unflatten,
+)
 from adversary.problem import Problem
 from fedsim.defenses.clipping import Clipping
 from fedsim.defenses.masking import Masking
@@ -167,18 +174,21 @@ def test_the_surrogates_masks_and_noise_are_the_victims(victim: Victim) -> None:
     assert abs(float(left.std()) - 0.3) < 0.01
 
 
-def test_baselines(victim: Victim) -> None:
-    problem = problem_of(victim, Noising(std=0.05))
-    truth = flatten(problem_of(victim).target)
+@pytest.mark.parametrize("masks", [(), (Masking(p=0.4),)], ids=["whole", "masked"])
+def test_baselines(victim: Victim, masks: tuple[Masking, ...]) -> None:
+    clean = problem_of(victim, *masks)
+    problem = problem_of(victim, Noising(std=0.05), *masks)
+    truth, there = flatten(problem_of(victim).target), presence(problem.present, problem.target)
     noisy, std = flatten(problem.target), torch.full((4,), 0.1, dtype=torch.float64)
 
     def error(rows: Tensor) -> float:
-        return float((rows - truth).square().sum())
+        return float(((rows - truth) * there).square().sum())
 
-    assert error(shrinkage(noisy, std)) < error(noisy)
-    assert error(wiener(problem, noisy, std, truth)) < error(shrinkage(noisy, std))
-    assert error(rank_one(problem, noisy)) < error(noisy)
-    torch.testing.assert_close(rank_one(problem, truth), truth, rtol=1e-3, atol=1e-5)
+    assert error(shrinkage(problem, std)) < error(noisy)
+    assert error(wiener(problem, std, truth)) < error(shrinkage(problem, std))
+    assert error(rank_one(problem)) < error(noisy)
+    shown = presence(clean.present, clean.target)
+    torch.testing.assert_close(rank_one(clean)[shown], truth[shown], rtol=1e-3, atol=1e-5)
 
 
 def test_principal_directions_are_the_surrogates_own(victim: Victim) -> None:
@@ -188,6 +198,14 @@ def test_principal_directions_are_the_surrogates_own(victim: Victim) -> None:
     _, labels, rows = surrogate.batch(64, torch.Generator().manual_seed(3))
     still = statistics.pca(rows, torch.zeros(64), labels[:, 0])
     torch.testing.assert_close(still, rows, rtol=1e-2, atol=2e-3)
+    there = torch.rand(rows.shape, generator=torch.Generator().manual_seed(0)) < 0.5
+    filled = statistics.pca(rows * there, torch.full((64,), 1e-4), labels[:, 0], there)
+    torch.testing.assert_close(filled, rows, rtol=1e-2, atol=2e-3)
+    all_there = torch.ones_like(there)
+    std = torch.full((64,), 0.1)
+    torch.testing.assert_close(
+        statistics.pca(rows, std, labels[:, 0], all_there), statistics.pca(rows, std, labels[:, 0])
+    )
     lost = statistics.pca(rows, torch.full((64,), 1e6), labels[:, 0])
     torch.testing.assert_close(lost, statistics.class_means(labels[:, 0]), rtol=1e-3, atol=1e-4)
 
