@@ -19,13 +19,14 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
 
-from adversary.mjolnir.denoisers import Kind
+from adversary.mjolnir.denoisers import VERSION, Kind, Recipe
 from benchmarks.common import (
     add_options,
     command_line,
@@ -38,7 +39,7 @@ from benchmarks.common import (
     show,
     write_json,
 )
-from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_ratio
+from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_epsilon, std_of_ratio
 from benchmarks.mjolnir.plot import plot
 from benchmarks.mjolnir.table import figures, tables
 from benchmarks.victims import Victim, groups_of
@@ -48,13 +49,6 @@ from fedsim.options import require
 
 RATIOS = (8.0, 4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.25)
 EPSILONS = (100.0, 50.0, 10.0, 5.0, 1.0)
-SENSITIVITY, DELTA = 2 * 0.001 * 10, 1e-4
-"""Of the paper: twice learning rate times clipping norm, as if the update were clipped."""
-
-
-def std_of_epsilon(epsilon: float) -> float:
-    """Return the paper's noise M of an epsilon, Gaussian mechanism."""
-    return SENSITIVITY * math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon
 
 
 def scene_of(arguments: argparse.Namespace) -> tuple[Scene, dict[str, Any]]:
@@ -109,6 +103,7 @@ def run(arguments: argparse.Namespace) -> None:
     written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
     with threads(arguments.threads):
         scene, written["data"] = scene_of(arguments)
+        written["training"] = {"version": VERSION, **asdict(Recipe(updates=arguments.updates))}
         levels = [(std_of_ratio(scene, ratio), {"ratio": ratio}) for ratio in arguments.ratios]
         levels += [(std_of_epsilon(epsilon), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
         written["settings"] = []

@@ -35,6 +35,8 @@ from benchmarks.victims import Group, Victim
 Row = dict[str, Any]
 ENOUGH = (0.5, 0.03)
 """SSIM and MSE of an image that counts as found."""
+SENSITIVITY, DELTA = 2 * 0.001 * 10, 1e-4
+"""Of the paper: twice learning rate times clipping norm, as if the update were clipped."""
 MAP = "MAP, no denoiser"
 AT_TRUTH = "MAP, started at the truth"
 """An oracle: tells whether MAP is held back by its starts or by its prior."""
@@ -42,7 +44,8 @@ PRIORS = {"MAP, half its prior": 0.5, "MAP, twice its prior": 2.0}
 """Controls: whether the bar would be higher, were its prior weighed by other noise than there is."""
 DENOISED = "unrolled"
 OURS = "unrolled, mended"
-"""Also what the upload itself says beyond the image found: the attack as it is by default."""
+"""Also what the upload itself says beyond the image found: the attack as it is by default up to a ratio of
+`adversary.attacks.mjolnir.WEAK`, above which it is MAP."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,6 +247,11 @@ def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
         "centred": cosine(rows - mean, truth - mean).tolist(),
         "gradient_psnr": gradient_psnr(rows, truth).tolist(),
     }
+
+
+def std_of_epsilon(epsilon: float) -> float:
+    """Return the paper's noise M of an epsilon, Gaussian mechanism; of a noise, its epsilon."""
+    return SENSITIVITY * math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon
 
 
 def std_of_ratio(scene: Scene, ratio: float) -> float:

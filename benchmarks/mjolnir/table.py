@@ -5,7 +5,7 @@ from typing import Any
 
 from adversary.mjolnir.denoisers import Recipe
 from benchmarks.common import markdown, mean, median, share, show
-from benchmarks.mjolnir.measure import BASELINES, DENOISED, MAP, METHODS, OURS
+from benchmarks.mjolnir.measure import BASELINES, DENOISED, DENOISERS, MAP, METHODS, OURS
 from fedsim.options import require
 
 Run = Mapping[str, Any]
@@ -14,6 +14,8 @@ Held = dict[tuple[str, float], Entry]
 """(method, level) -> what was measured."""
 Gains = Callable[[Held, Sequence[float], str], tuple[str, list[str]]]
 """(what was measured, levels, method) -> (over what, the method's gain by level)."""
+ALIKE = ("labels", "evaluations", "surrogate", "gradients")
+"""Options in which runs that share their rows must agree."""
 RIVALS = (*BASELINES, MAP)
 
 
@@ -39,15 +41,11 @@ def gain(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
 def tables(runs: Sequence[Run]) -> str:
     """Return the tables: images, then gradients by ratio of signal to noise, then at the paper's levels.
 
-    Of what several runs measured the later counts. Raises InputError for runs of one name on other victims.
+    Of what several runs measured the later counts. Raises InputError for runs of one name that are of other
+    victims, or differ in what the name does not tell.
     """
     for name in dict.fromkeys(map(label, runs)):
-        victims = {
-            (run["data"]["images_sha256"], run["command"]["seed"]) for run in runs if label(run) == name
-        }
-        require(
-            len(victims) == 1, "FILE", name, "runs on the same images with the same seed: gains are paired"
-        )
+        _require_alike(name, [run for run in runs if label(run) == name])
     cosine, centred, psnr = _pair("cosine"), _pair("centred"), _median("gradient_psnr", 3)
     blocks = [
         ("Images found, % (median SSIM)", "ratio", _images, _over_map),
@@ -61,6 +59,18 @@ def tables(runs: Sequence[Run]) -> str:
     ]
     found = [(name, _table(runs, key, cell, gains)) for name, key, cell, gains in blocks]
     return "\n\n".join(f"### {name}\n\n{text}" for name, text in found if text)
+
+
+def _require_alike(name: str, runs: Sequence[Run]) -> None:
+    """Raise InputError unless runs that share their rows can be paired."""
+    victims = {(run["data"]["images_sha256"], run["command"]["seed"]) for run in runs}
+    require(len(victims) == 1, "FILE", name, "runs on the same images with the same seed: gains are paired")
+    for key in ALIKE:
+        values = {str(run["command"].get(key)) for run in runs}
+        require(len(values) == 1, "FILE", name, f"runs of one --{key}, not of {' and '.join(sorted(values))}")
+    trained = [run for run in runs if any(e["rows"]["method"] in DENOISERS for e in run["settings"])]
+    trainings = {str(run.get("training")) for run in trained}
+    require(len(trainings) <= 1, "FILE", name, "runs of denoisers that were trained alike")
 
 
 def label(run: Run) -> str:

@@ -1,29 +1,34 @@
 """The Mjolnir benchmark: its levels, its rows, its tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from adversary.attacks.idlg import IDLG
 from adversary.attacks.prior_weights import prior_weights
 from adversary.mjolnir.denoisers import public_images
-from benchmarks.mjolnir.__main__ import main, parser, scene_of, std_of_epsilon
+from adversary.mjolnir.vectors import flatten
+from benchmarks.mjolnir.__main__ import main, parser, scene_of
 from benchmarks.mjolnir.measure import (
     AT_TRUTH,
-    BASELINES,
     DENOISED,
     MAP,
     METHODS,
     OURS,
     PRIORS,
+    handed_on,
+    std_of_epsilon,
     std_of_ratio,
     told_noise,
 )
 from benchmarks.mjolnir.plot import COLOURS
 from benchmarks.mjolnir.table import figures, gain, tables
 
+RESULTS = "benchmarks/results/mjolnir-lfw.json"
 TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gradients", "64"]
 
 
@@ -86,13 +91,25 @@ def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: lis
     written = json.loads(out.read_text(encoding="utf-8"))
     settings: list[dict[str, Any]] = written["settings"]
     assert [entry["rows"]["method"] for entry in settings] == 2 * methods
-    assert set(BASELINES) | {MAP, OURS} <= set(METHODS)
+    assert written["training"]["updates"] == 2
     for entry in settings:
         assert len(entry["rows"]["cosine"]) == 2
         assert torch.tensor(entry["rows"]["cosine"]).abs().max() <= 1 + 1e-6
         assert "success" in entry["rows"]
     means = [entry["rows"] for entry in settings if entry["rows"]["method"] == "class mean"]
     assert all(abs(value) < 1e-6 for rows in means for value in rows["centred"])  # it knows nothing more
+
+
+@pytest.mark.parametrize("first", [["--clip", "1.0"], ["--mask", "0.5"]], ids=["clip", "mask"])
+def test_gradients_as_sent_are_attacked_as_such(tmp_path: Path, first: list[str]) -> None:
+    """Without noise the image is found; as if nothing were clipped or absent it is not."""
+    given = ["run", *TINY, "--n", "1", "--size", "12", *first, "--cache", str(tmp_path)]
+    scene, _ = scene_of(parser().parse_args(given))
+    problem = scene.noisy(1e-9, "gaussian")
+    told = handed_on(problem, "identity", flatten(problem.target))
+    for attacked, found in ((told, True), (replace(told, present={}, knowledge=None), False)):
+        images = IDLG(max_evaluations=300).attack(attacked).images[:, 0]
+        assert (float((images - scene.group.images[:, 0]).square().mean()) < 1e-3) == found
 
 
 def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denoiser() -> None:
@@ -128,11 +145,16 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     assert main(["plot", str(out), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
     written = json.loads(out.read_text(encoding="utf-8"))
-    written["command"]["seed"] += 1
     other = tmp_path / "other.json"
-    other.write_text(json.dumps(written), encoding="utf-8")
-    assert main(["table", str(out), str(other)]) == 2
-    assert "runs on the same images with the same seed: gains are paired" in capsys.readouterr().err
+    for part, key, value, line in (
+        ("command", "seed", 2, "runs on the same images with the same seed: gains are paired"),
+        ("command", "evaluations", 6, "runs of one --evaluations, not of 5 and 6"),
+        ("training", "rate", 0.1, "runs of denoisers that were trained alike"),
+    ):
+        changed = {**written, part: {**written[part], key: value}}
+        other.write_text(json.dumps(changed), encoding="utf-8")
+        assert main(["table", str(out), str(other)]) == 2
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -145,7 +167,17 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
             ["run", *TINY, "--json", "no/such/out.json"],
             "--json = 'no/such/out.json': allowed: a file in a folder",
         ),
+        (["run", *TINY, "--ratios", "1", "nan"], "--ratios = nan: allowed: above 0"),
+        (["train", *TINY, "--threads", "0"], "--threads = 0: allowed: 1 or more"),
+        (["train", *TINY, "--json", "no/such/out.json"], "--json = 'no/such/out.json': allowed: a file in a"),
+        (
+            ["run", *TINY, "--methods", DENOISED, "--cache", "pyproject.toml/x"],
+            "allowed: a folder that can be",
+        ),
         (["table", "missing.json"], "FILE = missing.json: allowed: JSON of this benchmark"),
+        (["table", "benchmarks/results/gidm-plus.json"], "gidm-plus.json': allowed: JSON of this benchmark"),
+        (["table", "--into", "missing.md", RESULTS], "--into = 'missing.md': allowed: a document"),
+        (["plot", RESULTS, "--out", "no/x.png"], "--out = 'no/x.png': allowed: a file in a folder"),
     ],
 )
 def test_bad_input_is_one_line(given: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:
