@@ -85,23 +85,23 @@ class Statistics:
             along = ((rows - means) @ directions) * (power / (power + noise).clamp(min=1e-30))
         else:
             pieces = [
-                _along(directions[mask], (row - mean)[mask], power, one)
+                _along(directions, mask, row - mean, power, one)
                 for row, mean, mask, one in zip(rows, means, there, noise, strict=True)
             ]
             along = torch.stack(pieces)
         return means + along @ directions.T
 
 
-def _along(directions: Tensor, row: Tensor, power: Tensor, noise: Tensor) -> Tensor:
-    """Return the coordinates (k,) to be expected of what shows through `directions` (n, k) as `row` (n,).
+def _along(directions: Tensor, mask: Tensor, row: Tensor, power: Tensor, noise: Tensor) -> Tensor:
+    """Return the coordinates (k,) along `directions` (d, k) to be expected of a row (d,) that shows in `mask`.
 
     Zero where the noise leaves less than DROWNED of them.
     """
     heard = power > DROWNED * noise
-    shown = directions[:, heard]
+    shown = directions[:, heard][mask]
     found = torch.zeros_like(power)
     squares = shown.T @ shown + torch.diag(noise / power[heard])
-    found[heard] = torch.linalg.solve(squares, shown.T @ row)
+    found[heard] = torch.linalg.solve(squares, shown.T @ row[mask])
     return found
 
 
