@@ -93,7 +93,7 @@ class Statistics:
 
 
 def _along(directions: Tensor, mask: Tensor, row: Tensor, power: Tensor, noise: Tensor) -> Tensor:
-    """Return the coordinates (k,) along `directions` (d, k) to be expected of a row (d,) that shows in `mask`.
+    """Return the coordinates (k,) along `directions` (d, k) to be expected of a row (d,), seen in `mask`.
 
     Zero where the noise leaves less than DROWNED of them.
     """
