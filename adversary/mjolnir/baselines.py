@@ -9,7 +9,7 @@ from adversary.mjolnir.surrogate import Surrogate
 from adversary.mjolnir.vectors import flatten, presence, unflatten
 from adversary.problem import Problem
 
-DROWNED = 1e-4
+DROWNED = 1e-2
 """Power of a principal direction, in units of the noise's, below which it is left out."""
 
 
