@@ -39,7 +39,10 @@ def wiener(problem: Problem, std: Tensor, truth: Tensor) -> Tensor:
 
 
 def rank_one(problem: Problem) -> Tensor:
-    """Return the gradients (P, d) with the classifier's as a sum of B products, which it is without noise."""
+    """Return the gradients (P, d) with the classifier's as a sum of B products, which it is without noise.
+
+    Absent entries stay zero: what the products make of them is noise, many times over.
+    """
     parts, names = dict(problem.target), classifier_names(problem)
     there = unflatten(presence(problem.present, parts), parts)
     whole, mask = (
@@ -47,7 +50,7 @@ def rank_one(problem: Problem) -> Tensor:
         for one in (parts, there)
     )
     widths = [parts[name][0].numel() // problem.task.num_classes for name in names]
-    fit = low_rank(whole, mask, problem.batch_size)
+    fit = low_rank(whole, mask, problem.batch_size) * mask
     for name, piece in zip(names, torch.split(fit, widths, dim=2), strict=True):
         parts[name] = piece.reshape(parts[name].shape)
     return flatten(parts)
