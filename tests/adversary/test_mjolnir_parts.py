@@ -187,6 +187,8 @@ def test_baselines(victim: Victim, masks: tuple[Masking, ...]) -> None:
     assert error(shrinkage(problem, std)) < error(noisy)
     assert error(wiener(problem, std, truth)) < error(shrinkage(problem, std))
     assert error(rank_one(problem)) < error(noisy)
+    for found in (shrinkage(problem, std), wiener(problem, std, truth), rank_one(problem)):
+        assert bool((found[~there] == 0).all())
     shown = presence(clean.present, clean.target)
     torch.testing.assert_close(rank_one(clean)[shown], truth[shown], rtol=1e-3, atol=1e-5)
 
