@@ -30,6 +30,8 @@ from fedsim.defenses.upload import identity
 Kind = Literal["unrolled", "squares"]
 MeanOf = Callable[[Problem], Mean]
 """Problem in float32, its labels set -> posterior mean of its gradients."""
+VERSION = 2
+"""Of what training does: part of the key, so that a change makes denoisers anew."""
 
 
 class GradientDenoiser(Protocol):
@@ -41,10 +43,6 @@ class GradientDenoiser(Protocol):
         `std` (P,) is the noise on each entry of a gradient; labels are set.
         """
         ...
-
-
-VERSION = 2
-"""Of what training does: part of the key, so that a change makes denoisers anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
