@@ -17,7 +17,7 @@ from adversary.mjolnir.around import mended
 from adversary.mjolnir.chain import Sampling, drawn, reverse
 from adversary.mjolnir.denoisers import PICTURED, GradientDenoiser, Kind, Recipe, public_images, ready
 from adversary.mjolnir.level import declared_level, estimated_level, shown_ratio
-from adversary.mjolnir.store import default_folder
+from adversary.mjolnir.store import default_folder, require_folder
 from adversary.mjolnir.surrogate import Surrogate, after_defense
 from adversary.mjolnir.unrolled import noise_range
 from adversary.mjolnir.vectors import flatten, unflatten
@@ -109,7 +109,8 @@ class Mjolnir:
             "ddim or ancestral for the conditional variant",
         )
         self._other()
-        self._own()
+        if not self._own():
+            require_folder(self._folder())
 
     def attack(self, problem: Problem) -> Attempt:
         """Return what the other attack finds, with the gradients it found it in as the part `gradient`.
@@ -153,8 +154,7 @@ class Mjolnir:
         surrogate = Surrogate.of(single, public, self.moved)
         base = PICTURED if self.denoiser == "squares" else Recipe()
         recipe = replace(base, updates=self.updates, conditional=self.variant == "conditional")
-        folder = default_folder() if self.cache is None else Path(self.cache).expanduser()
-        mean = ready(recipe, surrogate, folder)(single)
+        mean = ready(recipe, surrogate, self._folder())(single)
         generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]
         rows, level = self._start(flatten(single.target), std.to(single.like), surrogate, generators)
         rows = reverse(
@@ -170,6 +170,10 @@ class Mjolnir:
         target = unflatten(rows.to(problem.like), problem.target)
         left = None if whole or problem.knowledge is None else replace(problem.knowledge, noise_std=0.0)
         return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=left)
+
+    def _folder(self) -> Path:
+        """Return where trained denoisers are kept."""
+        return default_folder() if self.cache is None else Path(self.cache).expanduser()
 
     def _own(self) -> GradientDenoiser | None:
         """Return a denoiser of the user's, None for those here. Raises InputError for what is none."""

@@ -20,6 +20,14 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "denoisers"
 
 
+def require_folder(folder: Path) -> None:
+    """Raise InputError unless denoisers can be kept in a folder, which need not be there yet."""
+    whole = folder.absolute()
+    there = next(path for path in (whole, *whole.parents) if os.access(path, os.F_OK))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise _not_written(folder, f"{there} is no such one")
+
+
 def content_key(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of settings (JSON) and named tensors, in hex."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
@@ -39,9 +47,7 @@ def remembered(folder: Path, key: str, make: Callable[[Path], Mapping[str, Tenso
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"cache = {str(folder)!r}: allowed: a folder that can be written ({error})"
-        ) from None
+        raise _not_written(folder, error) from None
     path, checkpoint = folder / f"{key}.safetensors", folder / f"{key}.checkpoint"
     with FileLock(folder / f"{key}.lock"):
         if not path.exists():
@@ -54,3 +60,7 @@ def remembered(folder: Path, key: str, make: Callable[[Path], Mapping[str, Tenso
         return load_file(path)
     except SafetensorError as error:
         raise InputError(f"{path}: a damaged denoiser ({error}): delete it") from None
+
+
+def _not_written(folder: Path, why: object) -> InputError:
+    return InputError(f"cache = {str(folder)!r}: allowed: a folder that can be written ({why})")

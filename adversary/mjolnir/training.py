@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from fedsim.errors import InputError
 from fedsim.seeds import torch_generator
 
 Loss = Callable[[torch.Generator], Tensor]
@@ -65,12 +66,18 @@ def _keep(network: nn.Module, optimizer: torch.optim.Adam, done: int, path: Path
 
 
 def _resume(network: nn.Module, optimizer: torch.optim.Adam, path: Path | None) -> int:
-    """Put network and moments as a checkpoint left them, and return the updates done; 0 without one."""
+    """Put network and moments as a checkpoint left them, and return the updates done; 0 without one.
+
+    Raises InputError for a damaged one.
+    """
     if path is None or not path.exists():
         return 0
-    with safe_open(path, framework="pt") as file:
-        done = int(file.metadata()["done"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    try:
+        with safe_open(path, framework="pt") as file:
+            done = int(file.metadata()["done"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise InputError(f"{path}: a damaged checkpoint ({error}): delete it") from None
     network.load_state_dict({name: tensors[f"network/{name}"] for name in network.state_dict()})
     for name, parameter in network.named_parameters():
         optimizer.state[parameter] = {

@@ -250,8 +250,13 @@ def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
 
 
 def std_of_epsilon(epsilon: float) -> float:
-    """Return the paper's noise M of an epsilon, Gaussian mechanism; of a noise, its epsilon."""
+    """Return the paper's noise M of an epsilon, Gaussian mechanism."""
     return SENSITIVITY * math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon
+
+
+def epsilon_of(std: float) -> float:
+    """Return the epsilon whose noise in the paper has this standard deviation."""
+    return std_of_epsilon(std)  # their product is fixed
 
 
 def std_of_ratio(scene: Scene, ratio: float) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 from adversary.mjolnir.denoisers import Recipe
 from benchmarks.common import markdown, mean, median, share, show
-from benchmarks.mjolnir.measure import BASELINES, DENOISED, DENOISERS, MAP, METHODS, OURS
+from benchmarks.mjolnir.measure import BASELINES, DENOISED, DENOISERS, MAP, METHODS, OURS, epsilon_of
 from fedsim.options import require
 
 Run = Mapping[str, Any]
@@ -39,26 +39,30 @@ def gain(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
 
 
 def tables(runs: Sequence[Run]) -> str:
-    """Return the tables: images, then gradients by ratio of signal to noise, then at the paper's levels.
+    """Return each data set's tables: images, then gradients, by ratio of signal to noise and by epsilon.
 
     Of what several runs measured the later counts. Raises InputError for runs of one name that are of other
     victims, or differ in what the name does not tell.
     """
-    for name in dict.fromkeys(map(label, runs)):
-        _require_alike(name, [run for run in runs if label(run) == name])
-    cosine, centred, psnr = _pair("cosine"), _pair("centred"), _median("gradient_psnr", 3)
-    blocks = [
-        ("Images found, % (median SSIM)", "ratio", _images, _over_map),
-        ("Cosine, median / mean", "ratio", cosine, _over_best("cosine", 2)),
-        ("Cosine about the class mean, median / mean", "ratio", centred, _over_best("centred", 2)),
-        ("PSNR of the gradient, dB, median", "ratio", psnr, _over_best("gradient_psnr", 2)),
-        ("Images found at the paper's levels, % (median SSIM)", "epsilon", _images, _over_map),
-        ("Cosine at the paper's levels, median / mean", "epsilon", cosine, None),
-        ("Cosine about the class mean at the paper's levels, median / mean", "epsilon", centred, None),
-        ("PSNR of the gradient at the paper's levels, dB, median", "epsilon", psnr, None),
+    return "\n\n".join(_tables_of(name, runs) for name in dict.fromkeys(map(label, runs)))
+
+
+def _tables_of(name: str, runs: Sequence[Run]) -> str:
+    alike = [run for run in runs if label(run) == name]
+    _require_alike(name, alike)
+    entries = [entry for run in alike for entry in run["settings"]]
+    blocks: list[tuple[str, Callable[[Entry], str], Gains]] = [
+        ("Images found, % (median SSIM)", _images, _over_map),
+        ("Cosine, median / mean", _pair("cosine"), _over_best("cosine", 2)),
+        ("Cosine about the class mean, median / mean", _pair("centred"), _over_best("centred", 2)),
+        ("PSNR of the gradient, dB, median", _median("gradient_psnr", 3), _over_best("gradient_psnr", 2)),
     ]
-    found = [(name, _table(runs, key, cell, gains)) for name, key, cell, gains in blocks]
-    return "\n\n".join(f"### {name}\n\n{text}" for name, text in found if text)
+    found = [
+        (title + where, _table([entry for entry in entries if key in entry], key, cell, gains))
+        for key, where in (("ratio", ""), ("epsilon", ", at the paper's levels"))
+        for title, cell, gains in blocks
+    ]
+    return "\n\n".join([f"### {name}", *(f"#### {title}\n\n{text}" for title, text in found if text)])
 
 
 def _require_alike(name: str, runs: Sequence[Run]) -> None:
@@ -83,28 +87,35 @@ def label(run: Run) -> str:
     return ", ".join(parts)
 
 
-def _table(runs: Sequence[Run], key: str, cell: Callable[[Entry], str], gains: Gains | None) -> str:
-    """Return a row for each method and data, a column for each level; nothing where nothing was measured."""
-    rows, levels = [], sorted({e[key] for run in runs for e in run["settings"] if key in e}, reverse=True)
-    for data in dict.fromkeys(map(label, runs)):
-        held: Held = {
-            (entry["rows"]["method"], entry[key]): entry
-            for run in runs
-            if label(run) == data
-            for entry in run["settings"]
-            if key in entry
-        }
-        for name in (name for name in METHODS if any(method == name for method, _ in held)):
-            entries = [held.get((name, level)) for level in levels]
-            cells = [cell(entry) if entry else "-" for entry in entries]
-            rows += [[data, name, *cells]] if set(cells) != {"-"} else []
-        for name in (DENOISED, OURS):
-            if gains is None:
-                continue
-            over, cells = gains(held, levels, name)
-            rows += [[data, f"**{name} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
+def _table(entries: Sequence[Entry], key: str, cell: Callable[[Entry], str], gains: Gains) -> str:
+    """Return a row for each method, a column for each level; nothing where nothing was measured.
+
+    Below a level stands the same noise as it is told otherwise, and how many labels were read right in it.
+    """
+    held: Held = {(entry["rows"]["method"], entry[key]): entry for entry in entries}
+    levels = sorted({level for _, level in held}, reverse=True)
+    columns = [next(entry for entry in held.values() if entry[key] == level) for level in levels]
+    rows = []
+    for name in (name for name in METHODS if any(method == name for method, _ in held)):
+        cells = [cell(held[name, level]) if (name, level) in held else "-" for level in levels]
+        rows += [[name, *cells]] if set(cells) != {"-"} else []
+    for name in (DENOISED, OURS) if levels else ():
+        over, cells = gains(held, levels, name)
+        rows += [[f"**{name} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
+    if not rows:
+        return ""
+    told = [
+        ["*epsilon*" if key == "ratio" else "*SNR*", *(_otherwise(entry, key) for entry in columns)],
+        ["*labels right, %*", *(f"{100 * entry['figures']['label']['share']:.0f}" for entry in columns)],
+    ]
     head = [f"SNR {level:g}" if key == "ratio" else f"epsilon {level:g}" for level in levels]
-    return markdown(["data", "method", *head], rows) if levels else ""
+    return markdown(["method", *head], told + rows)
+
+
+def _otherwise(entry: Entry, key: str) -> str:
+    """Return a level that was set as ratio of signal to noise as the paper's epsilon, or the reverse."""
+    noise: float = entry["std"]
+    return f"{epsilon_of(noise) if key == 'ratio' else entry['figures']['snr']['median']:.3g}"
 
 
 def _over_map(held: Held, levels: Sequence[float], ours: str) -> tuple[str, list[str]]:
@@ -137,11 +148,11 @@ def _over_best(key: str, digits: int) -> Gains:
 
 def _images(entry: Entry) -> str:
     found = entry["figures"]
-    return f"{show(found['success'], 2, 100)} ({found['ssim']['median']:.2f})" if "success" in found else "-"
+    return f"{show(found['success'], 2, 100)} ({show(found['ssim'], 2)})" if "success" in found else "-"
 
 
 def _pair(key: str) -> Callable[[Entry], str]:
-    return lambda entry: f"{show(entry['figures'][key], 4)} / {entry['figures'][f'{key}_mean']['mean']:.3f}"
+    return lambda entry: f"{show(entry['figures'][key], 4)} / {show(entry['figures'][f'{key}_mean'], 3)}"
 
 
 def _median(key: str, digits: int) -> Callable[[Entry], str]:

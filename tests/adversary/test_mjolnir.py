@@ -270,6 +270,7 @@ def test_weak_noise_is_left_to_the_prior(victim: Victim, tmp_path: Path) -> None
         ({"variant": "conditional", "sampling": "ddim"}, "denoiser = 'squares' for the conditional"),
         ({"denoiser": "squares", "variant": "conditional"}, "ddim or ancestral"),
         ({"updates": 0}, "updates = 0: allowed: at least 1"),
+        ({"cache": "pyproject.toml/x"}, "cache = 'pyproject.toml/x': allowed: a folder that can be written"),
         ({"denoiser": "square"}, "denoiser = 'square': allowed: unrolled, squares, or module:name"),
         ({"denoiser": "conftest:Victims"}, "denoiser = 'conftest:Victims': cannot be imported"),
         (

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
 from adversary.mjolnir.chain import Sampling, reverse
 from adversary.mjolnir.pictures import draw_pictures
-from adversary.mjolnir.store import content_key, remembered
+from adversary.mjolnir.store import content_key, remembered, require_folder
 from adversary.mjolnir.surrogate import Surrogate
 from adversary.mjolnir.training import train
 from adversary.mjolnir.vectors import (
@@ -30,6 +30,7 @@ from fedsim.defenses.clipping import Clipping
 from fedsim.defenses.masking import Masking
 from fedsim.defenses.noising import Noising
 from fedsim.defenses.upload import Defense
+from fedsim.errors import InputError
 
 SIGNAL = 2.0
 """Standard deviation of the signal in the chain's tests."""
@@ -246,6 +247,22 @@ def test_training_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) ->
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
     assert float((whole.state_dict()["weight"] - 1).abs().max()) < 0.1
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "denoiser.checkpoint"
+    file.write_bytes(b"cut off")
+    with pytest.raises(InputError, match=r"denoiser\.checkpoint: a damaged checkpoint .*: delete it"):
+        train(_line(), _loss_of(_line()), updates=1, rate=0.1, seed=0, checkpoint=file)
+
+
+def test_a_folder_to_be_made_will_do_but_no_file(tmp_path: Path) -> None:
+    require_folder(tmp_path / "not" / "there")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "in"):
+        with pytest.raises(InputError, match=f"cache = '{path}': allowed: a folder that can be written"):
+            require_folder(path)
 
 
 def test_denoisers_are_found_by_what_they_were_made_of(tmp_path: Path) -> None:

@@ -115,14 +115,15 @@ def test_gradients_as_sent_are_attacked_as_such(tmp_path: Path, first: list[str]
 def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denoiser() -> None:
     def entry(method: str, values: list[float]) -> dict[str, Any]:
         rows = {"method": method, "cosine": values, "centred": values, "gradient_psnr": values}
-        row = {**rows, "cpu_seconds": 1.0, "label_right": [True, True]}
-        return {"ratio": 1.0, "figures": figures(row), "rows": row}
+        row = {**rows, "cpu_seconds": 1.0, "snr": [1.0, 1.2], "label_right": [True, False]}
+        return {"ratio": 1.0, "std": std_of_epsilon(0.4), "figures": figures(row), "rows": row}
 
     settings = [entry("identity", [0.1, 0.3]), entry(MAP, [0.5, 0.6]), entry(AT_TRUTH, [1.0, 1.0])]
     command = {"size": None, "seed": 1, "distribution": "gaussian", "updates": 3000}
     run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command}
     text = tables([{**run, "settings": [*settings, entry(OURS, [0.8, 0.9])]}])
-    assert text.count(f"| mnist | **{OURS} over the best of them**, paired | 0.3 [0.3, 0.3] ({MAP}) |") == 3
+    assert text.count("| *epsilon* | 0.4 |\n| *labels right, %* | 50 |") == 3
+    assert text.count(f"| **{OURS} over the best of them**, paired | 0.3 [0.3, 0.3] ({MAP}) |") == 3
 
 
 def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,17 +131,20 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     chosen = ["--methods", "identity", MAP, OURS, *_levels(tmp_path)]
     assert main(["run", *TINY, *chosen, "--json", str(out), "--gradients-only"]) == 0
     assert main(["table", str(out)]) == 0
-    assert "--gradients-only" in (text := capsys.readouterr().out)
-    assert "| fashion_mnist, 8x8, 2 updates | identity | - |" not in text
+    text = capsys.readouterr().out
+    assert "--gradients-only" in text
+    images = text.split("### fashion_mnist, 8x8, 2 updates\n\n#### ")[1].split("#### ")[0]
+    assert images.startswith("Images found")
+    assert "| identity |" not in images  # only mending looks for them
     assert main(["run", *TINY, *chosen, "--json", str(out)]) == 0
     capsys.readouterr()
     assert main(["table", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "| data | method | SNR 1 |" in text
-    assert "| data | method | epsilon 10 |" in text
-    assert f"| fashion_mnist, 8x8, 2 updates | **{OURS} over {MAP}**, paired |" in text
-    assert text.count("### ") == 8
-    assert text.count(f"**{OURS} over the best of them**, paired") == 3
+    assert "| method | SNR 1 |" in text
+    assert "| method | epsilon 10 |\n| --- | --- |\n| *SNR* | " in text
+    assert text.count(f"| **{OURS} over {MAP}**, paired |") == 2
+    assert text.count("#### ") == 8
+    assert text.count(f"**{OURS} over the best of them**, paired") == 6
     assert f"--methods identity '{MAP}' '{OURS}'" in text
     assert main(["plot", str(out), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
