@@ -87,6 +87,7 @@ class Mjolnir:
     """Public images at most."""
     updates: int = 3000
     """Of the denoiser's training."""
+    training_seed: int = 0
     cache: str | None = None
     """Folder of trained denoisers (None: the user's cache)."""
 
@@ -153,7 +154,8 @@ class Mjolnir:
         public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
         surrogate = Surrogate.of(single, public, self.moved)
         base = PICTURED if self.denoiser == "squares" else Recipe()
-        recipe = replace(base, updates=self.updates, conditional=self.variant == "conditional")
+        conditional = self.variant == "conditional"
+        recipe = replace(base, updates=self.updates, conditional=conditional, seed=self.training_seed)
         mean = ready(recipe, surrogate, self._folder())(single)
         generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]
         rows, level = self._start(flatten(single.target), std.to(single.like), surrogate, generators)

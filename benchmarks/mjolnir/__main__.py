@@ -69,6 +69,7 @@ def scene_of(arguments: argparse.Namespace) -> tuple[Scene, dict[str, Any]]:
         split="test" if pool.name == arguments.surrogate else "train",  # victims are from the training split
         gradients=arguments.gradients,
         updates=arguments.updates,
+        training_seed=arguments.training_seed,
         cache=arguments.cache,
         granted=arguments.labels == "granted",
         evaluations=arguments.evaluations,
@@ -103,7 +104,8 @@ def run(arguments: argparse.Namespace) -> None:
     written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
     with threads(arguments.threads):
         scene, written["data"] = scene_of(arguments)
-        written["training"] = {"version": VERSION, **asdict(Recipe(updates=arguments.updates))}
+        recipe = Recipe(updates=arguments.updates, seed=arguments.training_seed)
+        written["training"] = {"version": VERSION, **asdict(recipe)}
         levels = [(std_of_ratio(scene, ratio), {"ratio": ratio}) for ratio in arguments.ratios]
         levels += [(std_of_epsilon(epsilon), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
         written["settings"] = []
@@ -183,6 +185,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     help_ = "of the surrogate, for the class means and PCA"
     command.add_argument("--gradients", type=int, default=3000, help=help_)
     command.add_argument("--updates", type=int, default=3000, help="of a denoiser's training")
+    command.add_argument("--training-seed", type=int, default=0, help="of that training")
     command.add_argument("--labels", choices=("read", "granted"), default="read")
     command.add_argument(
         "--evaluations", type=int, default=500, help="of the attack that follows; MAP has twice as many"

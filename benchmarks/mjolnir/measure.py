@@ -61,6 +61,7 @@ class Scene:
     gradients: int
     """Of the surrogate, behind the class means and the principal directions."""
     updates: int
+    training_seed: int
     cache: Path | None
     before: tuple[Mapping[str, Any], ...]
     """Defences that act before the noise: clipping, masking."""
@@ -107,7 +108,14 @@ class Scene:
     def mjolnir(self, **options: Any) -> Mjolnir:
         """Return the attack with the scene's surrogate and cache."""
         cache = None if self.cache is None else str(self.cache)
-        return Mjolnir(surrogate=self.public, split=self.split, updates=self.updates, cache=cache, **options)
+        return Mjolnir(
+            surrogate=self.public,
+            split=self.split,
+            updates=self.updates,
+            training_seed=self.training_seed,
+            cache=cache,
+            **options,
+        )
 
 
 Clean = Callable[[Scene, Problem, Tensor], Tensor]

@@ -84,6 +84,7 @@ def label(run: Run) -> str:
     parts += [f"{key} {command[key]:g}" for key in ("clip", "mask") if command.get(key) is not None]
     parts += ["Laplace"] if command["distribution"] == "laplace" else []
     parts += [f"{updates} updates"] if (updates := command["updates"]) != Recipe().updates else []
+    parts += [f"training seed {seed}"] if (seed := command.get("training_seed", 0)) else []
     return ", ".join(parts)
 
 

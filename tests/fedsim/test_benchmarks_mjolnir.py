@@ -12,7 +12,7 @@ from adversary.attacks.idlg import IDLG
 from adversary.attacks.prior_weights import prior_weights
 from adversary.mjolnir.denoisers import public_images
 from adversary.mjolnir.vectors import flatten
-from benchmarks.mjolnir.__main__ import main, parser, scene_of
+from benchmarks.mjolnir.__main__ import main, parser, scene_of, table
 from benchmarks.mjolnir.measure import (
     AT_TRUTH,
     DENOISED,
@@ -82,7 +82,7 @@ FEW = ["identity", "class mean", MAP, DENOISED, OURS]
 
 @pytest.mark.parametrize(
     ("first", "methods"),
-    [([], list(METHODS)), (["--clip", "1.0"], FEW), (["--mask", "0.3"], FEW)],
+    [([], list(METHODS)), (["--clip", "1.0", "--training-seed", "2"], FEW), (["--mask", "0.3"], FEW)],
     ids=["all", "clip", "mask"],
 )
 def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: list[str]) -> None:
@@ -92,6 +92,9 @@ def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: lis
     settings: list[dict[str, Any]] = written["settings"]
     assert [entry["rows"]["method"] for entry in settings] == 2 * methods
     assert written["training"]["updates"] == 2
+    seed = written["training"]["seed"]
+    assert seed == (2 if "--training-seed" in first else 0)
+    assert (f", training seed {seed}\n" in table([out])) == (seed != 0)
     for entry in settings:
         assert len(entry["rows"]["cosine"]) == 2
         assert torch.tensor(entry["rows"]["cosine"]).abs().max() <= 1 + 1e-6
