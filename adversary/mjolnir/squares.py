@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.functional import smooth_l1_loss
 
 from adversary.mjolnir.chain import Mean
-from adversary.mjolnir.surrogate import Surrogate
+from adversary.mjolnir.surrogate import RANGE, Surrogate
 from adversary.mjolnir.training import Loss
 from adversary.mjolnir.vectors import flatten
 from adversary.problem import Problem
@@ -18,8 +18,6 @@ from fedsim.tasks.schedules import alpha_bars
 TIMESTEPS = 1000
 CHANNELS = (16, 32, 32)
 """Of the U-Net's resolutions (released: 120, 240, 480)."""
-RANGE = (0.2, 10.0)
-"""Signal-to-noise ratios of the uploads that the conditional variant is shown in training."""
 
 
 class Squares(nn.Module):

@@ -13,6 +13,8 @@ from adversary.precision import cast
 from adversary.problem import Problem
 from fedsim.defenses.upload import identity
 
+RANGE = (0.2, 10.0)
+"""Signal-to-noise ratios of the surrogate's uploads in training, drawn evenly in their logarithm."""
 COARSE = 20
 """One over how finely the share of entries that are there tells surrogates apart."""
 

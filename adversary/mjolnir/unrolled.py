@@ -10,7 +10,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle, silu
 from adversary.attacks.prior_weights import sensitivity
 from adversary.lockstep import lockstep
 from adversary.mjolnir.chain import Mean
-from adversary.mjolnir.surrogate import Surrogate
+from adversary.mjolnir.surrogate import RANGE, Surrogate
 from adversary.mjolnir.training import Loss
 from adversary.mjolnir.vectors import flatten, unflatten
 from adversary.objectives import matching
@@ -21,8 +21,6 @@ GREY = 0.3
 """Where images start."""
 BOUND = 5.0
 """Largest slope that the network is shown, in units of a pixel's range."""
-RANGE = (0.2, 10.0)
-"""Signal-to-noise ratios of the surrogate's uploads in training, drawn evenly in their logarithm."""
 
 
 class _Residual(nn.Module):

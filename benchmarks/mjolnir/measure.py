@@ -19,8 +19,7 @@ from adversary.mjolnir.around import mended
 from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
 from adversary.mjolnir.denoisers import public_images
 from adversary.mjolnir.level import estimated_level, shown_ratio
-from adversary.mjolnir.surrogate import Surrogate
-from adversary.mjolnir.unrolled import RANGE
+from adversary.mjolnir.surrogate import RANGE, Surrogate
 from adversary.mjolnir.vectors import (
     cosine,
     flatten,
