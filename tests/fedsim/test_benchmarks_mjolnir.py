@@ -15,12 +15,14 @@ from adversary.mjolnir.vectors import flatten
 from benchmarks.mjolnir.__main__ import main, parser, scene_of, table
 from benchmarks.mjolnir.measure import (
     AT_TRUTH,
+    BASELINES,
     DENOISED,
     MAP,
     METHODS,
     OURS,
     PRIORS,
     handed_on,
+    measure,
     std_of_epsilon,
     std_of_ratio,
     told_noise,
@@ -101,6 +103,22 @@ def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: lis
         assert "success" in entry["rows"]
     means = [entry["rows"] for entry in settings if entry["rows"]["method"] == "class mean"]
     assert all(abs(value) < 1e-6 for rows in means for value in rows["centred"])  # it knows nothing more
+
+
+def test_the_denoiser_of_the_figures_is_found_and_beats_what_knows_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On clothes it was trained on, at noise as long as the gradient."""
+
+    def trained(*_: Any, **__: Any) -> None:
+        pytest.fail("there is no denoiser for this scene in benchmarks/denoisers")
+
+    monkeypatch.setattr("adversary.mjolnir.denoisers.train", trained)
+    given = ["run", "--n", "20", "--seed", "1", "--gradients", "500", "--cache", "benchmarks/denoisers"]
+    scene = replace(scene_of(parser().parse_args(given))[0], split="train")
+    rows = measure(scene, std_of_ratio(scene, 1.0), "gaussian", [*BASELINES, DENOISED], images=False)
+    found = {row["method"]: sum(row["centred"]) / 20 for row in rows}
+    assert found.pop(DENOISED) > max(found.values()) + 0.05
 
 
 @pytest.mark.parametrize("first", [["--clip", "1.0"], ["--mask", "0.5"]], ids=["clip", "mask"])
