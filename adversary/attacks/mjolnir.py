@@ -153,12 +153,13 @@ class Mjolnir:
         single = cast(problem, torch.float32)
         public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
         surrogate = Surrogate.of(single, public, self.moved)
+        single, std = surrogate.at_length(single, std.to(single.like))
         base = PICTURED if self.denoiser == "squares" else Recipe()
         conditional = self.variant == "conditional"
         recipe = replace(base, updates=self.updates, conditional=conditional, seed=self.training_seed)
         mean = ready(recipe, surrogate, self._folder())(single)
         generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]
-        rows, level = self._start(flatten(single.target), std.to(single.like), surrogate, generators)
+        rows, level = self._start(flatten(single.target), std, surrogate, generators)
         rows = reverse(
             mean,
             rows,

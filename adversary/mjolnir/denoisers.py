@@ -137,7 +137,8 @@ def _lengths(surrogate: Surrogate) -> list[str]:
     if (surrogate.victim.knowledge or NAIVE).simulate is identity:
         return []
     rows = surrogate.batch(64, torch.Generator().manual_seed(1))[2]
-    return [f"{length:.2g}" for length in surrogate.defended(rows).norm(dim=1).tolist()]
+    lengths = surrogate.defended(rows).norm(dim=1)
+    return [f"{0.999 * length:.3g}" for length in lengths.tolist()]  # a round norm is at no rounding edge
 
 
 def public_images(name: str, options: dict[str, Any], part: Literal["train", "test"], limit: int) -> Tensor:

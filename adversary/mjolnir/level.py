@@ -41,6 +41,7 @@ def estimated_level(problem: Problem) -> Tensor:
         for name, part in zip(names, parts, strict=True)
     ]
     values, there = torch.cat(parts, dim=2).double(), torch.cat(masks, dim=2)
+    values = values.nan_to_num(0.0, 0.0, 0.0)  # one broken upload must not stop the others
     rank, (rows, columns) = problem.batch_size, values.shape[1:]
     fitted = there.sum(dim=1).clamp(max=rank).sum(dim=1) + rank * (rows - rank)
     free = there.sum(dim=(1, 2)) - fitted

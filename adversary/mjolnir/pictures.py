@@ -32,7 +32,8 @@ def draw_pictures(
         chosen = public[torch.randint(len(public), (count,), generator=generator)]
         return _shaped(chosen, shape)
     if shape[0] == 1:
-        return _grey(public.mean(dim=1, keepdim=True), shape[1:], count, generator)
+        grey = public if public.shape[1] == 1 else public.mean(dim=1, keepdim=True)
+        return _grey(grey, shape[1:], count, generator)
     return _scenes(public, shape, count, generator)
 
 

@@ -1,13 +1,15 @@
 """The surrogate client: the victim's model fed with public images, and its uploads."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from adversary.lockstep import chunk_size
 from adversary.mjolnir.pictures import draw_pictures
-from adversary.mjolnir.vectors import flatten, unflatten
+from adversary.mjolnir.vectors import NOTHING, flatten, presence, unflatten
 from adversary.objectives import NAIVE
 from adversary.precision import cast
 from adversary.problem import Problem
@@ -53,6 +55,27 @@ class Surrogate:
         """Return clean gradients (n, d) after what the defence does without chance: clipping."""
         return after_defense(self.victim, rows)
 
+    @cached_property
+    def length(self) -> float:
+        """Return the length of the median surrogate gradient as sent."""
+        _, _, drawn = self.batch(64, torch.Generator().manual_seed(1))
+        return float(self.defended(drawn).norm(dim=1).median())
+
+    def at_length(self, problem: Problem, std: Tensor) -> tuple[Problem, Tensor]:
+        """Return gradients and their noise `std` (P,) at the length that surrogate gradients have.
+
+        For defences that scale each gradient by a factor which nobody knows (DP-SGD's clipping): a denoiser
+        has seen none of it. All others are as they should be.
+        """
+        knowledge = problem.knowledge or NAIVE
+        if not (knowledge.scale_free and knowledge.simulate is identity):
+            return problem, std
+        rows, entries = flatten(problem.target), presence(problem.present, problem.target).sum(dim=1)
+        noise = std.square() * entries
+        shown = (rows.square().sum(dim=1) - noise).clamp(min=RANGE[0] ** 2 * noise).sqrt()
+        factor = self.length / shown.clamp(min=NOTHING)
+        return replace(problem, target=unflatten(factor[:, None] * rows, problem.target)), factor * std
+
     def uploads(self, rows: Tensor, labels: Tensor, std: Tensor, generator: torch.Generator) -> Problem:
         """Return the problem that clean gradients (n, d) become: defended as the victim's, noise (n,) added.
 
@@ -91,7 +114,7 @@ class Surrogate:
 
 def gradients_of(problem: Problem, images: Tensor, labels: Tensor) -> Tensor:
     """Return the clean gradients of batches (n, B, C, H, W) with labels (n, B), as rows (n, d)."""
-    return flatten(vmap(problem.gradient)(images, labels))
+    return flatten(vmap(problem.gradient, chunk_size=chunk_size(problem))(images, labels))
 
 
 def after_defense(problem: Problem, rows: Tensor) -> Tensor:

@@ -113,9 +113,8 @@ def pixel_unit(surrogate: Surrogate) -> float:
 
 def noise_range(surrogate: Surrogate) -> tuple[float, float]:
     """Return the levels between which training draws: RANGE of the median surrogate gradient as sent."""
-    _, _, drawn = surrogate.batch(64, torch.Generator().manual_seed(1))
-    rows = surrogate.defended(drawn)
-    size = float(rows.norm(dim=1).median()) / math.sqrt(rows.shape[1])
+    entries = sum(value[0].numel() for value in surrogate.victim.target.values())
+    size = surrogate.length / math.sqrt(entries)
     return size / RANGE[1], size / RANGE[0]
 
 

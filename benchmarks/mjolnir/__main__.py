@@ -9,8 +9,8 @@
 One LeNet with drawn weights, one image a gradient, Gaussian (or Laplace) noise that the attacker knows the
 strength of; the surrogate client has the same weights and public images. Every method hands its gradient to
 iDLG. A level is the median victim's ratio of signal to noise, ||g|| / (sigma sqrt(d)), or an epsilon as in
-the paper: sigma = 2 * 0.001 * 10 sqrt(2 ln(1.25 / 1e-4)) / epsilon. Medians have bootstrap intervals, shares
-Wilson's; gains over MAP are paired, with bootstrap intervals.
+the paper: sigma = 2 * 0.001 * 10 sqrt(2 ln(1.25 / 1e-4)) / epsilon, or 2 * 0.001 * 10 / epsilon for Laplace's
+scale. Medians have bootstrap intervals, shares Wilson's; gains over MAP are paired, with bootstrap intervals.
 """
 
 import argparse
@@ -107,7 +107,8 @@ def run(arguments: argparse.Namespace) -> None:
         recipe = Recipe(updates=arguments.updates, seed=arguments.training_seed)
         written["training"] = {"version": VERSION, **asdict(recipe)}
         levels = [(std_of_ratio(scene, ratio), {"ratio": ratio}) for ratio in arguments.ratios]
-        levels += [(std_of_epsilon(epsilon), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
+        kind = arguments.distribution
+        levels += [(std_of_epsilon(epsilon, kind), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
         written["settings"] = []
         for std, told in levels:
             for row in measure(scene, std, arguments.distribution, names, not arguments.gradients_only):

@@ -30,6 +30,7 @@ from adversary.mjolnir.vectors import (
 )
 from adversary.problem import Problem
 from benchmarks.victims import Group, Victim
+from fedsim.options import require
 
 Row = dict[str, Any]
 ENOUGH = (0.5, 0.03)
@@ -88,9 +89,13 @@ class Scene:
 
     @cached_property
     def surrogate(self) -> Surrogate:
-        """Return the surrogate client."""
+        """Return the surrogate client. Raises InputError where it would have victims' images."""
         problem = self.group.problem(Victim(defenses=self.before, adaptive=True), self.seed)
-        return Surrogate.of(problem, public_images(self.public, {}, self.split, 8000))
+        public = public_images(self.public, {}, self.split, 8000)
+        victims = {image.numpy().tobytes() for image in self.group.images[:, 0]}
+        theirs = any(image.numpy().tobytes() in victims for image in public)
+        require(not theirs, "--surrogate", self.public, "a data set without the victims' images")
+        return Surrogate.of(problem, public)
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -256,14 +261,15 @@ def _gradient_scores(scene: Scene, rows: Tensor) -> Row:
     }
 
 
-def std_of_epsilon(epsilon: float) -> float:
-    """Return the paper's noise M of an epsilon, Gaussian mechanism."""
-    return SENSITIVITY * math.sqrt(2 * math.log(1.25 / DELTA)) / epsilon
+def std_of_epsilon(epsilon: float, distribution: str = "gaussian") -> float:
+    """Return the standard deviation of the paper's noise of an epsilon, Gaussian or Laplace mechanism."""
+    laplace = distribution == "laplace"  # of scale SENSITIVITY / epsilon
+    return SENSITIVITY * math.sqrt(2 if laplace else 2 * math.log(1.25 / DELTA)) / epsilon
 
 
-def epsilon_of(std: float) -> float:
+def epsilon_of(std: float, distribution: str) -> float:
     """Return the epsilon whose noise in the paper has this standard deviation."""
-    return std_of_epsilon(std)  # their product is fixed
+    return std_of_epsilon(std, distribution)  # their product is fixed
 
 
 def std_of_ratio(scene: Scene, ratio: float) -> float:

@@ -17,6 +17,8 @@ Gains = Callable[[Held, Sequence[float], str], tuple[str, list[str]]]
 ALIKE = ("labels", "evaluations", "surrogate", "gradients")
 """Options in which runs that share their rows must agree."""
 RIVALS = (*BASELINES, MAP)
+PAPERS = {"Cosine, median / mean": " (its mean: .992)", "PSNR of the gradient, dB, median": " (its: 37.68)"}
+"""The paper's own figures, beside the tables of them at its levels."""
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,11 @@ def tables(runs: Sequence[Run]) -> str:
 def _tables_of(name: str, runs: Sequence[Run]) -> str:
     alike = [run for run in runs if label(run) == name]
     _require_alike(name, alike)
-    entries = [entry for run in alike for entry in run["settings"]]
+    entries = [
+        {**entry, "as_epsilon": epsilon_of(entry["std"], run["command"]["distribution"])}
+        for run in alike
+        for entry in run["settings"]
+    ]
     blocks: list[tuple[str, Callable[[Entry], str], Gains]] = [
         ("Images found, % (median SSIM)", _images, _over_map),
         ("Cosine, median / mean", _pair("cosine"), _over_best("cosine", 2)),
@@ -58,7 +64,10 @@ def _tables_of(name: str, runs: Sequence[Run]) -> str:
         ("PSNR of the gradient, dB, median", _median("gradient_psnr", 3), _over_best("gradient_psnr", 2)),
     ]
     found = [
-        (title + where, _table([entry for entry in entries if key in entry], key, cell, gains))
+        (
+            title + where + (PAPERS.get(title, "") if where else ""),
+            _table([entry for entry in entries if key in entry], key, cell, gains),
+        )
         for key, where in (("ratio", ""), ("epsilon", ", at the paper's levels"))
         for title, cell, gains in blocks
     ]
@@ -115,8 +124,7 @@ def _table(entries: Sequence[Entry], key: str, cell: Callable[[Entry], str], gai
 
 def _otherwise(entry: Entry, key: str) -> str:
     """Return a level that was set as ratio of signal to noise as the paper's epsilon, or the reverse."""
-    noise: float = entry["std"]
-    return f"{epsilon_of(noise) if key == 'ratio' else entry['figures']['snr']['median']:.3g}"
+    return f"{entry['as_epsilon'] if key == 'ratio' else entry['figures']['snr']['median']:.3g}"
 
 
 def _over_map(held: Held, levels: Sequence[float], ours: str) -> tuple[str, list[str]]:

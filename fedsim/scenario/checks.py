@@ -83,6 +83,16 @@ def _manipulation(scenario: Scenario) -> None:
         raise InputError(f"{key} = {adversary.manipulation.name!r}: {reason}")
 
 
+def _public_images(scenario: Scenario) -> None:
+    """Refuse an attack whose public images are the clients' own: it may know their kind, never themselves."""
+    for number, attack in enumerate(scenario.adversary.attacks):
+        key = f"adversary.attacks.{number}"
+        factory = registry("attacks").resolve(attack.name, f"{key}.name")
+        images = [attack.options.get(name, getattr(factory, name, None)) for name in ("surrogate", "split")]
+        if images == [scenario.data.name, "train"]:
+            _refuse(f"{key}.split", "train", f"'test' with surrogate = {images[0]!r}: clients hold the other")
+
+
 def _private(scenario: Scenario) -> None:
     """DP-SGD needs the gradient of each example alone, and BatchNorm mixes them."""
     model = scenario.model
@@ -104,6 +114,7 @@ _CHECKS: tuple[Callable[[Scenario], None], ...] = (
     _optimizer,
     _threat_model,
     check_plugins,
+    _public_images,
     _task,
     _manipulation,
     _private,

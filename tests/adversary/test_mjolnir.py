@@ -23,6 +23,7 @@ from adversary.reconstruct import reconstruct
 from fedsim.defenses.clipping import Clipping
 from fedsim.defenses.masking import Masking
 from fedsim.defenses.noising import Noising
+from fedsim.defenses.upload import Adaptive
 from fedsim.errors import InputError
 
 STRONG = Noising(std=0.1)
@@ -88,6 +89,18 @@ def test_a_clean_problem_has_nothing_left_of_the_defense(victim: Victim, tmp_pat
     assert {name: value.shape for name, value in clean.target.items()} == {
         name: value.shape for name, value in problem.target.items()
     }
+
+
+@pytest.mark.parametrize("denoiser", ["unrolled", "squares"])
+def test_a_length_that_tells_nothing_is_not_looked_at(victim: Victim, tmp_path: Path, denoiser: str) -> None:
+    """DP-SGD scales each gradient by what nobody knows: the denoiser is shown it as long as it learnt it."""
+    problem = replace(noisy(victim), knowledge=Adaptive(noise_std=STRONG.sigma, scale_free=True))
+    std, attack = torch.full((2,), 0.2, dtype=torch.float64), mjolnir(tmp_path, denoiser=denoiser)
+    whole = flatten(attack.clean(problem, std).target)
+    shorter = replace(problem, target={name: 0.05 * value for name, value in problem.target.items()})
+    torch.testing.assert_close(flatten(attack.clean(shorter, 0.05 * std).target), whole, rtol=1e-3, atol=1e-4)
+    told = replace(problem, knowledge=Adaptive(noise_std=STRONG.sigma))
+    assert Surrogate.of(told, torch.rand(9, 1, 28, 28)).at_length(told, std) == (told, std)
 
 
 def test_squares_leave_clipped_gradients_clipped(victim: Victim, tmp_path: Path) -> None:

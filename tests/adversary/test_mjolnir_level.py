@@ -58,6 +58,14 @@ def test_without_noise_there_is_next_to_none(victim: Victim) -> None:
     assert float(estimated_level(noisy(victim)).max()) < 1e-6
 
 
+def test_a_broken_upload_does_not_stop_the_others(victim: Victim) -> None:
+    problem = noisy(victim, Noising(std=0.05))
+    expected = estimated_level(problem)
+    for value in problem.target.values():
+        value[1] = torch.nan
+    torch.testing.assert_close(estimated_level(problem)[[0, 2, 3]], expected[[0, 2, 3]])
+
+
 def test_as_many_images_as_classes_leave_nothing_to_go_by(victim: Victim) -> None:
     problem = noisy(victim, Noising(std=0.05), batch=2)
     with pytest.raises(InputError, match="batch of 10; allowed: fewer images than classes"):

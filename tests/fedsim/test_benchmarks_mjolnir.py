@@ -29,6 +29,7 @@ from benchmarks.mjolnir.measure import (
 )
 from benchmarks.mjolnir.plot import COLOURS
 from benchmarks.mjolnir.table import figures, gain, tables
+from fedsim.errors import InputError
 
 RESULTS = "benchmarks/results/mjolnir-lfw.json"
 TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gradients", "64"]
@@ -36,6 +37,7 @@ TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gr
 
 def test_noise_is_the_papers_and_that_of_the_ratio(tmp_path: Path) -> None:
     assert std_of_epsilon(1.0) == pytest.approx(0.0869, abs=1e-4)
+    assert std_of_epsilon(1.0, "laplace") == pytest.approx(0.02 * 2**0.5)
     assert std_of_epsilon(100.0) == pytest.approx(0.00087, abs=1e-5)
     scene, data = scene_of(parser().parse_args(["run", *TINY, "--n", "5", "--cache", str(tmp_path)]))
     assert data["name"] == "fashion_mnist"
@@ -60,11 +62,15 @@ def test_no_victim_is_among_the_public_images() -> None:
     scene, _ = scene_of(parser().parse_args(["run", "--n", "5"]))
     victims = scene.group.images
 
+    public = public_images("fashion_mnist", {}, "train", 5)
+
     def nearest(public: torch.Tensor) -> float:
         return float((victims - public[None]).abs().amax(dim=(2, 3, 4)).min())
 
     assert nearest(public_images("fashion_mnist", {}, "train", 10**6)) == 0
     assert nearest(scene.surrogate.public) > 0
+    with pytest.raises(InputError, match="--surrogate = 'fashion_mnist': allowed: a data set without"):
+        _ = replace(scene, split="train", group=replace(scene.group, images=public[:5, None])).surrogate
 
 
 def test_a_gain_is_paired() -> None:
@@ -108,14 +114,17 @@ def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: lis
 def test_the_denoiser_of_the_figures_is_found_and_beats_what_knows_less(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On clothes it was trained on, at noise as long as the gradient."""
+    """On clothes that it has not seen, at noise as long as the gradient."""
 
     def trained(*_: Any, **__: Any) -> None:
         pytest.fail("there is no denoiser for this scene in benchmarks/denoisers")
 
     monkeypatch.setattr("adversary.mjolnir.denoisers.train", trained)
     given = ["run", "--n", "20", "--seed", "1", "--gradients", "500", "--cache", "benchmarks/denoisers"]
-    scene = replace(scene_of(parser().parse_args(given))[0], split="train")
+    scene, _ = scene_of(parser().parse_args(given))
+    images = public_images("fashion_mnist", {}, "test", 20)
+    group = replace(scene.group, images=images[:, None], labels=torch.arange(20)[:, None] % 10)
+    scene = replace(scene, group=group, split="train")
     rows = measure(scene, std_of_ratio(scene, 1.0), "gaussian", [*BASELINES, DENOISED], images=False)
     found = {row["method"]: sum(row["centred"]) / 20 for row in rows}
     assert found.pop(DENOISED) > max(found.values()) + 0.05

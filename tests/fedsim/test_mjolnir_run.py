@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import fedsim
-from fedsim.scenario.load import bundled_scenarios
+from fedsim.errors import InputError
+from fedsim.scenario.load import bundled_scenarios, load_scenario
 from fedsim.simulation.gradients import SIDE, gradient_pictures
 
 
@@ -48,3 +49,10 @@ def test_the_run_shows_gradients_before_and_after(tmp_path: Path) -> None:
     assert page.count(">Gradient, as sent<") == 1
     assert page.count(">Gradient, denoised<") == 2
     assert len(list(cache.glob("*.safetensors"))) == 1
+
+
+def test_the_surrogate_does_not_hold_the_clients_images() -> None:
+    line = "adversary.attacks.0.split = 'train': allowed: 'test' with surrogate = 'fashion_mnist'"
+    with pytest.raises(InputError, match=line):
+        load_scenario({"adversary": {"attacks": ["mjolnir"]}})
+    load_scenario({"adversary": {"attacks": [{"name": "mjolnir", "split": "test"}]}})
