@@ -136,8 +136,11 @@ class Mjolnir:
         return _joined(attempts, order)
 
     def is_noisy(self, problem: Problem, std: Tensor) -> Tensor:
-        """Return whose noise `std` (P,) is strong enough to be worth denoising, (P,)."""
-        return shown_ratio(problem, std) <= WEAK
+        """Return whose noise `std` (P,) is strong enough to be worth denoising, (P,).
+
+        Rounds that are joined tell more than one, as if noise were weaker by the root of their number.
+        """
+        return shown_ratio(problem, std) * (1 + len(problem.rounds)) ** 0.5 <= WEAK
 
     def clean(self, problem: Problem, std: Tensor) -> Problem:
         """Return the problem with its gradients denoised: exact, and nothing left of the defence.

@@ -103,6 +103,16 @@ def test_a_length_that_tells_nothing_is_not_looked_at(victim: Victim, tmp_path: 
     assert Surrogate.of(told, torch.rand(9, 1, 28, 28)).at_length(told, std) == (told, std)
 
 
+def test_joined_rounds_hide_less(victim: Victim, tmp_path: Path) -> None:
+    problem, attack = noisy(victim), mjolnir(tmp_path)
+    std = (
+        0.5 * flatten(problem.target).norm(dim=1) / flatten(problem.target).shape[1] ** 0.5
+    )  # a ratio of 1.7
+    assert attack.is_noisy(problem, std).tolist() == [True, True]
+    assert attack.is_noisy(replace(problem, rounds=(problem,) * 3), std).tolist() == [True, True]
+    assert attack.is_noisy(replace(problem, rounds=(problem,) * 8), std).tolist() == [False, False]
+
+
 def test_squares_leave_clipped_gradients_clipped(victim: Victim, tmp_path: Path) -> None:
     """The attack that follows is told; whole ones would have other lengths than the defence lets through."""
     problem = noisy(victim, (Clipping(norm=0.01), Noising(std=1e-4)))
