@@ -140,7 +140,8 @@ class Mjolnir:
 
         Rounds that are joined tell more than one, as if noise were weaker by the root of their number.
         """
-        return shown_ratio(problem, std) * (1 + len(problem.rounds)) ** 0.5 <= WEAK
+        rounds = 1 + len(problem.rounds)
+        return shown_ratio(problem, std) * math.sqrt(rounds) <= WEAK
 
     def clean(self, problem: Problem, std: Tensor) -> Problem:
         """Return the problem with its gradients denoised: exact, and nothing left of the defence.
