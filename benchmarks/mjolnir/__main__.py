@@ -16,6 +16,7 @@ scale. Medians have bootstrap intervals, shares Wilson's; gains over MAP are pai
 import argparse
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -128,7 +129,8 @@ def _line(entry: dict[str, Any]) -> str:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a denoiser from nothing, and say how long it took."""
+    """Train a denoiser from nothing, say how long it took, and put it into the cache if one is named."""
+    kept = arguments.cache
     with threads(arguments.threads), TemporaryDirectory() as folder:
         arguments.cache = Path(folder)
         scene, data = scene_of(arguments)
@@ -137,6 +139,8 @@ def train(arguments: argparse.Namespace) -> None:
         worked, begun = time.process_time(), time.perf_counter()
         scene.mjolnir(denoiser=arguments.denoiser).clean(problem, std)
         spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - worked}
+        if kept:
+            shutil.copytree(folder, kept, dirs_exist_ok=True)
     command = {key: value for key, value in vars(arguments).items() if key not in ("json", "cache")}
     told = {"benchmark": "mjolnir training", "command": command, "machine": machine(), "data": data, **spent}
     what = f"{arguments.denoiser}, {arguments.updates} updates, {arguments.threads} threads"
