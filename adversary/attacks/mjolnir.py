@@ -85,7 +85,7 @@ class Mjolnir:
     """Whether they are turned, scaled, outlined and layered: needless where they are of the victims' kind."""
     images: int = 8000
     """Public images at most."""
-    updates: int = 3000
+    updates: int = 1800
     """Of the denoiser's training."""
     training_seed: int = 0
     cache: str | None = None

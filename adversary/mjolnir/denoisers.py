@@ -52,7 +52,7 @@ class Recipe:
     kind: Kind = "unrolled"
     conditional: bool = False
     """Squares alone: shown the upload (variant `conditional`)."""
-    updates: int = 3000
+    updates: int = 1800
     batch: int = 16
     """Surrogate gradients an update."""
     rate: float = 3e-3

@@ -40,7 +40,7 @@ from benchmarks.common import (
     show,
     write_json,
 )
-from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_epsilon, std_of_ratio
+from benchmarks.mjolnir.measure import METHODS, UPDATES, Scene, measure, std_of_epsilon, std_of_ratio
 from benchmarks.mjolnir.plot import plot
 from benchmarks.mjolnir.table import figures, tables
 from benchmarks.victims import Victim, groups_of
@@ -189,7 +189,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--surrogate", default="fashion_mnist", help="data set of public images")
     help_ = "of the surrogate, for the class means and PCA"
     command.add_argument("--gradients", type=int, default=3000, help=help_)
-    command.add_argument("--updates", type=int, default=3000, help="of a denoiser's training")
+    command.add_argument("--updates", type=int, default=UPDATES, help="of a denoiser's training")
     command.add_argument("--training-seed", type=int, default=0, help="of that training")
     command.add_argument("--labels", choices=("read", "granted"), default="read")
     command.add_argument(

@@ -8,7 +8,7 @@ import altair as alt
 import vl_convert
 
 from benchmarks.mjolnir.measure import METHODS
-from benchmarks.mjolnir.table import label
+from benchmarks.mjolnir.table import label, ordered, row_name
 from fedsim.report.svg import data
 
 RATIO = "signal to noise, ||g|| / (sigma sqrt(d))"
@@ -23,10 +23,10 @@ COLOURS = (
 def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
     """Draw success with its interval by ratio, a panel for each data set, as PNG.
 
-    Of what several runs measured the later counts.
+    Of what several runs measured the later counts; a method of another training is dashed.
     """
     measured = {
-        (label(run), entry["rows"]["method"], entry["ratio"]): entry["figures"]["success"]
+        (label(run), row_name(run, entry), entry["ratio"]): entry["figures"]["success"]
         for run in runs
         for entry in run["settings"]
         if "ratio" in entry and "success" in entry["figures"]
@@ -38,17 +38,23 @@ def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
         }
         for place, found in measured.items()
     ]
-    shown = [name for name in METHODS if any(point["method"] == name for point in points)]
+    shown = ordered({name for _, name, _ in measured})
+    names = [name for _, name in shown]
     x = alt.X("ratio:Q", scale=alt.Scale(type="log", nice=False, padding=12), title=RATIO)
     color = alt.Color(
         "method:N",
         title=None,
-        scale=alt.Scale(domain=shown, range=[COLOURS[list(METHODS).index(name)] for name in shown]),
+        scale=alt.Scale(domain=names, range=[COLOURS[list(METHODS).index(method)] for method, _ in shown]),
         legend=alt.Legend(symbolOpacity=1, symbolType="circle"),
     )
     base = data(points).encode(x=x, color=color)
     share = alt.Y("share:Q", title="images found, %", scale=alt.Scale(domain=[0, 100]))
-    lines = base.mark_line(point=True).encode(y=share)
+    dashes = alt.StrokeDash(
+        "method:N",
+        scale=alt.Scale(domain=names, range=[[1, 0] if method == name else [4, 3] for method, name in shown]),
+        legend=None,
+    )
+    lines = base.mark_line(point=True).encode(y=share, strokeDash=dashes)
     bands = base.mark_rule(opacity=0.5).encode(y="low:Q", y2="high:Q")
     panels = alt.layer(bands, lines).properties(width=330, height=240)
     chart = panels.facet(alt.Facet("data:N", title=None), columns=2)

@@ -3,9 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from adversary.mjolnir.denoisers import Recipe
 from benchmarks.common import markdown, mean, median, share, show
-from benchmarks.mjolnir.measure import BASELINES, DENOISED, DENOISERS, MAP, METHODS, OURS, epsilon_of
+from benchmarks.mjolnir.measure import (
+    BASELINES,
+    DENOISED,
+    DENOISERS,
+    MAP,
+    METHODS,
+    OURS,
+    UPDATES,
+    epsilon_of,
+)
 from fedsim.options import require
 
 Run = Mapping[str, Any]
@@ -16,6 +24,8 @@ Gains = Callable[[Held, Sequence[float], str], tuple[str, list[str]]]
 """(what was measured, levels, method) -> (over what, the method's gain by level)."""
 ALIKE = ("labels", "evaluations", "surrogate", "gradients")
 """Options in which runs that share their rows must agree."""
+TOLD = ("updates", "seed")
+"""Of a training, what its row's name tells."""
 RIVALS = (*BASELINES, MAP)
 PAPERS = {"Cosine, median / mean": " (its mean: .992)", "PSNR of the gradient, dB, median": " (its: 37.68)"}
 """The paper's own figures, beside the tables of them at its levels."""
@@ -53,7 +63,11 @@ def _tables_of(name: str, runs: Sequence[Run]) -> str:
     alike = [run for run in runs if label(run) == name]
     _require_alike(name, alike)
     entries = [
-        {**entry, "as_epsilon": epsilon_of(entry["std"], run["command"]["distribution"])}
+        {
+            **entry,
+            "method": row_name(run, entry),
+            "as_epsilon": epsilon_of(entry["std"], run["command"]["distribution"]),
+        }
         for run in alike
         for entry in run["settings"]
     ]
@@ -82,7 +96,10 @@ def _require_alike(name: str, runs: Sequence[Run]) -> None:
         values = {str(run["command"].get(key)) for run in runs}
         require(len(values) == 1, "FILE", name, f"runs of one --{key}, not of {' and '.join(sorted(values))}")
     trained = [run for run in runs if any(e["rows"]["method"] in DENOISERS for e in run["settings"])]
-    trainings = {str(run.get("training")) for run in trained}
+    recipes = [
+        {key: value for key, value in run.get("training", {}).items() if key not in TOLD} for run in trained
+    ]
+    trainings = set(map(str, recipes))
     require(len(trainings) <= 1, "FILE", name, "runs of denoisers that were trained alike")
 
 
@@ -92,9 +109,23 @@ def label(run: Run) -> str:
     parts = [run["data"]["name"] + (f", {side}x{side}" if (side := command["size"]) else "")]
     parts += [f"{key} {command[key]:g}" for key in ("clip", "mask") if command.get(key) is not None]
     parts += ["Laplace"] if command["distribution"] == "laplace" else []
-    parts += [f"{updates} updates"] if (updates := command["updates"]) != Recipe().updates else []
-    parts += [f"training seed {seed}"] if (seed := command.get("training_seed", 0)) else []
     return ", ".join(parts)
+
+
+def row_name(run: Run, entry: Entry) -> str:
+    """Return the name of a method, and how its denoiser was trained where that is not as most are."""
+    command, parts = run["command"], [entry["rows"]["method"]]
+    if parts[0] in DENOISERS:
+        parts += [f"{updates} updates"] if (updates := command["updates"]) != UPDATES else []
+        parts += [f"training seed {seed}"] if (seed := command.get("training_seed", 0)) else []
+    return ", ".join(parts)
+
+
+def ordered(names: set[str]) -> list[tuple[str, str]]:
+    """Return (method, row name), as METHODS has them."""
+    known = list(METHODS)
+    pairs = [(max((one for one in known if name.startswith(one)), key=len), name) for name in names]
+    return sorted(pairs, key=lambda pair: (known.index(pair[0]), pair[1]))
 
 
 def _table(entries: Sequence[Entry], key: str, cell: Callable[[Entry], str], gains: Gains) -> str:
@@ -102,14 +133,15 @@ def _table(entries: Sequence[Entry], key: str, cell: Callable[[Entry], str], gai
 
     Below a level stands the same noise as it is told otherwise, and how many labels were read right in it.
     """
-    held: Held = {(entry["rows"]["method"], entry[key]): entry for entry in entries}
+    held: Held = {(entry["method"], entry[key]): entry for entry in entries}
     levels = sorted({level for _, level in held}, reverse=True)
     columns = [next(entry for entry in held.values() if entry[key] == level) for level in levels]
     rows = []
-    for name in (name for name in METHODS if any(method == name for method, _ in held)):
+    names = ordered({name for name, _ in held})
+    for _, name in names:
         cells = [cell(held[name, level]) if (name, level) in held else "-" for level in levels]
         rows += [[name, *cells]] if set(cells) != {"-"} else []
-    for name in (DENOISED, OURS) if levels else ():
+    for name in (name for method, name in names if method in (DENOISED, OURS)):
         over, cells = gains(held, levels, name)
         rows += [[f"**{name} over {over}**, paired", *cells]] if set(cells) != {"-"} else []
     if not rows:

@@ -102,7 +102,7 @@ def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: lis
     assert written["training"]["updates"] == 2
     seed = written["training"]["seed"]
     assert seed == (2 if "--training-seed" in first else 0)
-    assert (f", training seed {seed}\n" in table([out])) == (seed != 0)
+    assert (f"{OURS}, 2 updates, training seed {seed} |" in table([out])) == (seed != 0)
     for entry in settings:
         assert len(entry["rows"]["cosine"]) == 2
         assert torch.tensor(entry["rows"]["cosine"]).abs().max() <= 1 + 1e-6
@@ -151,9 +151,15 @@ def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denois
     settings = [entry("identity", [0.1, 0.3]), entry(MAP, [0.5, 0.6]), entry(AT_TRUTH, [1.0, 1.0])]
     command = {"size": None, "seed": 1, "distribution": "gaussian", "updates": 3000}
     run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command}
-    text = tables([{**run, "settings": [*settings, entry(OURS, [0.8, 0.9])]}])
+    given = {**run, "settings": [*settings, entry(OURS, [0.8, 0.9])]}
+    less = {**run, "command": {**command, "updates": 9}, "settings": [entry(OURS, [0.6, 0.7])]}
+    text = tables([given, less])
     assert text.count("| *epsilon* | 0.4 |\n| *labels right, %* | 50 |") == 3
     assert text.count(f"| **{OURS} over the best of them**, paired | 0.3 [0.3, 0.3] ({MAP}) |") == 3
+    assert (
+        text.count(f"| **{OURS}, 9 updates over the best of them**, paired | 0.1 [0.1, 0.1] ({MAP}) |") == 3
+    )
+    assert text.count("### mnist\n") == 1
 
 
 def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,7 +169,7 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     assert main(["table", str(out)]) == 0
     text = capsys.readouterr().out
     assert "--gradients-only" in text
-    images = text.split("### fashion_mnist, 8x8, 2 updates\n\n#### ")[1].split("#### ")[0]
+    images = text.split("### fashion_mnist, 8x8\n\n#### ")[1].split("#### ")[0]
     assert images.startswith("Images found")
     assert "| identity |" not in images  # only mending looks for them
     assert main(["run", *TINY, *chosen, "--json", str(out)]) == 0
@@ -172,9 +178,9 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     text = capsys.readouterr().out
     assert "| method | SNR 1 |" in text
     assert "| method | epsilon 10 |\n| --- | --- |\n| *SNR* | " in text
-    assert text.count(f"| **{OURS} over {MAP}**, paired |") == 2
+    assert text.count(f"| **{OURS}, 2 updates over {MAP}**, paired |") == 2
     assert text.count("#### ") == 8
-    assert text.count(f"**{OURS} over the best of them**, paired") == 6
+    assert text.count(f"**{OURS}, 2 updates over the best of them**, paired") == 6
     assert f"--methods identity '{MAP}' '{OURS}'" in text
     assert main(["plot", str(out), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
