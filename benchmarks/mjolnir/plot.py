@@ -28,6 +28,7 @@ def plot(runs: Sequence[Mapping[str, Any]], out: Path) -> None:
     measured = {
         (label(run), row_name(run, entry), entry["ratio"]): entry["figures"]["success"]
         for run in runs
+        if not run["command"].get("gradients_only")
         for entry in run["settings"]
         if "ratio" in entry and "success" in entry["figures"]
     }

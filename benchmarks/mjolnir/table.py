@@ -66,6 +66,7 @@ def _tables_of(name: str, runs: Sequence[Run]) -> str:
         {
             **entry,
             "method": row_name(run, entry),
+            "sought": not run["command"].get("gradients_only"),
             "as_epsilon": epsilon_of(entry["std"], run["command"]["distribution"]),
         }
         for run in alike
@@ -133,7 +134,7 @@ def _table(entries: Sequence[Entry], key: str, cell: Callable[[Entry], str], gai
 
     Below a level stands the same noise as it is told otherwise, and how many labels were read right in it.
     """
-    held: Held = {(entry["method"], entry[key]): entry for entry in entries}
+    held: Held = {(entry["method"], entry[key]): entry for entry in entries if cell(entry) != "-"}
     levels = sorted({level for _, level in held}, reverse=True)
     columns = [next(entry for entry in held.values() if entry[key] == level) for level in levels]
     rows = []
@@ -188,8 +189,9 @@ def _over_best(key: str, digits: int) -> Gains:
 
 
 def _images(entry: Entry) -> str:
-    found = entry["figures"]
-    return f"{show(found['success'], 2, 100)} ({show(found['ssim'], 2)})" if "success" in found else "-"
+    """Return what a method found; of runs for gradients alone nothing, where no image was sought by most."""
+    found, sought = entry["figures"], entry["sought"] and "success" in entry["figures"]
+    return f"{show(found['success'], 2, 100)} ({show(found['ssim'], 2)})" if sought else "-"
 
 
 def _pair(key: str) -> Callable[[Entry], str]:
