@@ -31,7 +31,7 @@ from benchmarks.mjolnir.plot import COLOURS
 from benchmarks.mjolnir.table import figures, gain, tables
 from fedsim.errors import InputError
 
-RESULTS = "benchmarks/results/mjolnir-lfw.json"
+RESULTS = "benchmarks/results/mjolnir-mnist.json"
 TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gradients", "64"]
 
 
