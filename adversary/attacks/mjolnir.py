@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -17,7 +16,7 @@ from adversary.mjolnir.around import mended
 from adversary.mjolnir.chain import Sampling, drawn, reverse
 from adversary.mjolnir.denoisers import PICTURED, GradientDenoiser, Kind, Recipe, public_images, ready
 from adversary.mjolnir.level import declared_level, estimated_level, shown_ratio
-from adversary.mjolnir.store import default_folder, require_folder
+from adversary.mjolnir.store import folder_of
 from adversary.mjolnir.surrogate import Surrogate, after_defense
 from adversary.mjolnir.unrolled import noise_range
 from adversary.mjolnir.vectors import flatten, unflatten
@@ -81,6 +80,8 @@ class Mjolnir:
     split: Literal["train", "test"] = "train"
     """Of that data set: the other one than the victims' where it is theirs as well."""
     surrogate_options: Mapping[str, Any] = field(default_factory=dict)
+    surrogate_seed: int = 0
+    """Divides a data set that has no split of its own: the scenario's, where it is the victims' as well."""
     moved: bool = True
     """Whether they are turned, scaled, outlined and layered: needless where they are of the victims' kind."""
     images: int = 8000
@@ -111,7 +112,7 @@ class Mjolnir:
         )
         self._other()
         if not self._own():
-            require_folder(self._folder())
+            folder_of(self.cache)
 
     def attack(self, problem: Problem) -> Attempt:
         """Return what the other attack finds, with the gradients it found it in as the part `gradient`.
@@ -120,13 +121,13 @@ class Mjolnir:
         """
         labels = infer_labels(problem) if problem.labels is None else problem.labels
         known, std = replace(problem, labels=labels), self._level(problem)
-        kinds = list(zip(self.is_noisy(problem, std).tolist(), _told(problem, std), strict=True))
+        kinds = list(zip(self.is_noisy(problem, std).tolist(), self._levels(problem, std), strict=True))
         attempts, order = [], []
         for kind in sorted(set(kinds)):
             denoise, level = kind
             chosen = [row for row, one in enumerate(kinds) if one == kind]
             part = known.select(chosen)
-            told = replace(part, knowledge=Adaptive(noise_std=level)) if level else part
+            told = self._told(part, level)
             given = self.clean(part, std[chosen]) if denoise else told
             found = self._other().attack(given)
             if denoise and self.mending:
@@ -155,13 +156,12 @@ class Mjolnir:
         whole = self.denoiser == "unrolled"
         require(whole or not problem.present, "denoiser", self.denoiser, "unrolled, for masked uploads")
         single = cast(problem, torch.float32)
-        public = public_images(self.surrogate, dict(self.surrogate_options), self.split, self.images)
-        surrogate = Surrogate.of(single, public, self.moved)
+        surrogate = Surrogate.of(single, self._public(), self.moved)
         single, std = surrogate.at_length(single, std.to(single.like))
         base = PICTURED if self.denoiser == "squares" else Recipe()
         conditional = self.variant == "conditional"
         recipe = replace(base, updates=self.updates, conditional=conditional, seed=self.training_seed)
-        mean = ready(recipe, surrogate, self._folder())(single)
+        mean = ready(recipe, surrogate, folder_of(self.cache))(single)
         generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]
         rows, level = self._start(flatten(single.target), std, surrogate, generators)
         rows = reverse(
@@ -178,9 +178,13 @@ class Mjolnir:
         left = None if whole or problem.knowledge is None else replace(problem.knowledge, noise_std=0.0)
         return replace(problem, target=target, present={}, slack={}, rounds=(), knowledge=left)
 
-    def _folder(self) -> Path:
-        """Return where trained denoisers are kept."""
-        return default_folder() if self.cache is None else Path(self.cache).expanduser()
+    def public(self) -> Tensor | None:
+        """Return the surrogate's images (N, C, H, W); None where a denoiser of the user's does without."""
+        return None if self._own() else self._public()
+
+    def _public(self) -> Tensor:
+        options = dict(self.surrogate_options)
+        return public_images(self.surrogate, options, self.split, self.images, self.surrogate_seed)
 
     def _own(self) -> GradientDenoiser | None:
         """Return a denoiser of the user's, None for those here. Raises InputError for what is none."""
@@ -208,10 +212,31 @@ class Mjolnir:
 
     def _level(self, problem: Problem) -> Tensor:
         """Return the noise on each entry (P,); zero where the attacker knows that there is none."""
-        declared = declared_level(problem)
         known = problem.knowledge is not None
         require(known or self.level != "declared", "level", self.level, "estimated: no noise is declared")
-        return declared if known and self.level != "estimated" else estimated_level(problem)
+        return declared_level(problem) if self._trusts(problem) else estimated_level(problem)
+
+    def _trusts(self, problem: Problem) -> bool:
+        """Return whether the noise is as the defence declares it."""
+        return problem.knowledge is not None and self.level != "estimated"
+
+    def _levels(self, problem: Problem, std: Tensor) -> list[float]:
+        """Return what is told of each capture's noise, in the upload's units; 0: declared, or none.
+
+        What was estimated, on a scale of TOLD_APART: captures of one level go on together, and what a capture
+        is told does not depend on its neighbours.
+        """
+        if self._trusts(problem):
+            return [0.0] * len(problem)
+        step = math.log(TOLD_APART)
+        levels = torch.exp((std.log() / step).round() * step) * abs(problem.unit)
+        return torch.where(shown_ratio(problem, std) <= SILENT, levels, 0.0).tolist()
+
+    def _told(self, problem: Problem, level: float) -> Problem:
+        """Return the problem with the noise that was estimated in place of what was declared, if anything."""
+        if self._trusts(problem) or (problem.knowledge is None and not level):
+            return problem
+        return replace(problem, knowledge=replace(problem.knowledge or Adaptive(), noise_std=level))
 
     def _start(
         self, rows: Tensor, std: Tensor, surrogate: Surrogate, generators: Sequence[torch.Generator]
@@ -232,19 +257,6 @@ def _judged(found: Attempt, given: Problem, problem: Problem) -> Attempt:
     enough = torch.maximum(torch.full_like(losses, EXPLAINED), 1.5 * noise_floor(problem))
     parts = {"gradient": flatten(given.target)[:, None]}
     return replace(found, losses=losses, converged=(losses <= enough).cpu(), parts=parts)
-
-
-def _told(problem: Problem, std: Tensor) -> list[float]:
-    """Return what is told of each capture's noise, in the upload's units; 0 where it is known, or none.
-
-    What was estimated, on a scale of TOLD_APART: captures of one level go on together, and what a capture is
-    told does not depend on its neighbours.
-    """
-    if problem.knowledge is not None:
-        return [0.0] * len(problem)
-    step = math.log(TOLD_APART)
-    levels = torch.exp((std.log() / step).round() * step) * abs(problem.unit)
-    return torch.where(shown_ratio(problem, std) <= SILENT, levels, 0.0).tolist()
 
 
 def _joined(attempts: list[Attempt], order: list[int]) -> Attempt:

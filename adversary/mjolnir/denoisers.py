@@ -141,9 +141,14 @@ def _lengths(surrogate: Surrogate) -> list[str]:
     return [f"{0.999 * length:.3g}" for length in lengths.tolist()]  # a round norm is at no rounding edge
 
 
-def public_images(name: str, options: dict[str, Any], part: Literal["train", "test"], limit: int) -> Tensor:
-    """Return up to `limit` images (N, C, H, W) of a data set's training or test split, the same each time."""
-    dataset = load_dataset(name, options, 0)
+def public_images(
+    name: str, options: dict[str, Any], part: Literal["train", "test"], limit: int, seed: int = 0
+) -> Tensor:
+    """Return up to `limit` images (N, C, H, W) of a data set's training or test split, the same each time.
+
+    `seed` divides a data set that has no split of its own.
+    """
+    dataset = load_dataset(name, options, seed)
     split = dataset.train if part == "train" else dataset.test
     rows = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:limit]
     images: Tensor = split.batch(rows.numpy())[0]

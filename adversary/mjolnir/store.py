@@ -15,17 +15,22 @@ from torch import Tensor
 from fedsim.errors import InputError
 
 
-def default_folder() -> Path:
-    """Return where denoisers are kept unless a folder is named: `fedsim/denoisers` of the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "denoisers"
+def folder_of(named: str | Path | None) -> Path:
+    """Return the folder of denoisers: the one named, by default `fedsim/denoisers` of the user's cache.
 
-
-def require_folder(folder: Path) -> None:
-    """Raise InputError unless denoisers can be kept in a folder, which need not be there yet."""
+    Raises InputError unless denoisers can be kept in it; it need not be there yet.
+    """
+    if named is None:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "denoisers"
+    try:
+        folder = Path(named).expanduser()
+    except RuntimeError as error:  # ~ of a user that there is not
+        raise _not_written(Path(named), error) from None
     whole = folder.absolute()
     there = next(path for path in (whole, *whole.parents) if os.access(path, os.F_OK))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise _not_written(folder, f"{there} is no such one")
+    return folder
 
 
 def content_key(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -28,6 +28,7 @@ from typing import Any, get_args
 import torch
 
 from adversary.mjolnir.denoisers import VERSION, Kind, Recipe
+from adversary.mjolnir.store import folder_of
 from benchmarks.common import (
     add_options,
     command_line,
@@ -42,7 +43,7 @@ from benchmarks.common import (
 )
 from benchmarks.mjolnir.measure import METHODS, UPDATES, Scene, measure, std_of_epsilon, std_of_ratio
 from benchmarks.mjolnir.plot import plot
-from benchmarks.mjolnir.table import figures, tables
+from benchmarks.mjolnir.table import figures, is_whole, tables
 from benchmarks.victims import Victim, groups_of
 from fedsim.engines.environment import threads
 from fedsim.errors import InputError
@@ -86,6 +87,8 @@ def check(arguments: argparse.Namespace) -> None:
         require(getattr(arguments, key) >= 1, f"--{key}", getattr(arguments, key), "1 or more")
     if arguments.json not in (None, "-"):
         in_a_folder("--json", Path(arguments.json))
+    if arguments.cache is not None:
+        arguments.cache = folder_of(arguments.cache)
     for key in ("ratios", "epsilons"):
         for level in getattr(arguments, key):
             require(0 < level < math.inf, f"--{key}", level, "above 0, and finite")
@@ -93,7 +96,8 @@ def check(arguments: argparse.Namespace) -> None:
 
 def in_a_folder(key: str, path: Path) -> None:
     """Raise InputError unless the folder of a file that is to be written is there."""
-    folder = path.expanduser().absolute().parent
+    folder = path.absolute().parent
+    require(not path.is_dir(), key, str(path), "a file, not a folder")
     require(folder.is_dir(), key, str(path), f"a file in a folder that is there, not in {folder}")
 
 
@@ -173,8 +177,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"FILE = {path}: allowed: JSON of this benchmark ({error})") from None
     ours = isinstance(read, dict) and read.get("benchmark") == "mjolnir"
-    whole = ours and {"command", "data", "settings"} <= set(read)
-    require(whole, "FILE", str(path), "JSON of this benchmark")
+    require(ours and is_whole(read), "FILE", str(path), "JSON of this benchmark")
     found: dict[str, Any] = read
     return found
 

@@ -24,6 +24,11 @@ Gains = Callable[[Held, Sequence[float], str], tuple[str, list[str]]]
 """(what was measured, levels, method) -> (over what, the method's gain by level)."""
 ALIKE = ("labels", "evaluations", "surrogate", "gradients")
 """Options in which runs that share their rows must agree."""
+WHOLE = {
+    "command": {"seed", "size", "distribution", "updates", *ALIKE},
+    "data": {"name", "images_sha256"},
+}
+"""What a file of a run has at least."""
 TOLD = ("updates", "seed")
 """Of a training, what its row's name tells."""
 RIVALS = (*BASELINES, MAP)
@@ -48,6 +53,14 @@ def figures(row: Mapping[str, Any]) -> dict[str, Any]:
 def gain(one: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     """Return the mean paired difference of two methods' scores or successes, with its bootstrap interval."""
     return mean([float(a) - float(b) for a, b in zip(one, other, strict=True)])
+
+
+def is_whole(run: Mapping[str, Any]) -> bool:
+    """Return whether a file of this benchmark holds what tables and plots are made of."""
+    held = all(isinstance(run.get(part), dict) and keys <= set(run[part]) for part, keys in WHOLE.items())
+    settings = run.get("settings")
+    rows = settings if isinstance(settings, list) and settings else [None]
+    return held and all(isinstance(row, dict) and {"std", "rows", "figures"} <= set(row) for row in rows)
 
 
 def tables(runs: Sequence[Run]) -> str:
@@ -97,9 +110,9 @@ def _require_alike(name: str, runs: Sequence[Run]) -> None:
         values = {str(run["command"].get(key)) for run in runs}
         require(len(values) == 1, "FILE", name, f"runs of one --{key}, not of {' and '.join(sorted(values))}")
     trained = [run for run in runs if any(e["rows"]["method"] in DENOISERS for e in run["settings"])]
-    recipes = [
-        {key: value for key, value in run.get("training", {}).items() if key not in TOLD} for run in trained
-    ]
+    told = all("training" in run for run in trained)
+    require(told, "FILE", name, "runs that tell how their denoisers were trained")
+    recipes = [{key: value for key, value in run["training"].items() if key not in TOLD} for run in trained]
     trainings = set(map(str, recipes))
     require(len(trainings) <= 1, "FILE", name, "runs of denoisers that were trained alike")
 

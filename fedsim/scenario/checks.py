@@ -84,12 +84,16 @@ def _manipulation(scenario: Scenario) -> None:
 
 
 def _public_images(scenario: Scenario) -> None:
-    """Refuse an attack whose public images are the clients' own: it may know their kind, never themselves."""
+    """Refuse an attack whose public images are the clients' own by name: it may know their kind, no more.
+
+    What other names they have is seen where the data are read (`fedsim.simulation.public`).
+    """
     for number, attack in enumerate(scenario.adversary.attacks):
         key = f"adversary.attacks.{number}"
         factory = registry("attacks").resolve(attack.name, f"{key}.name")
         images = [attack.options.get(name, getattr(factory, name, None)) for name in ("surrogate", "split")]
-        if images == [scenario.data.name, "train"]:
+        source = attack.options.get("surrogate_options", {}).get("path")
+        if [*images, source] == [scenario.data.name, "train", scenario.data.options.get("path")]:
             _refuse(f"{key}.split", "train", f"'test' with surrogate = {images[0]!r}: clients hold the other")
 
 

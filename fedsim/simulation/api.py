@@ -18,9 +18,10 @@ from fedsim.scenario import Scenario, dump_scenario, load_scenario
 from fedsim.scenario.overrides import parse_override
 from fedsim.simulation.attacking import SCORES, Attacking
 from fedsim.simulation.federate import SCENARIO, federate
-from fedsim.simulation.federation import cohorts_of, federation_at
+from fedsim.simulation.federation import cohorts_of, dataset_of, federation_at
 from fedsim.simulation.journal import ROUNDS
 from fedsim.simulation.progress import Progress, Silent
+from fedsim.simulation.public import require_strangers
 from fedsim.simulation.server import CAPTURES, WEIGHTS
 from fedsim.simulation.summary import SUMMARY, summarise_run, write_summary
 from fedsim.simulation.targets import ForeignTarget, RunTarget, Target
@@ -183,7 +184,9 @@ def _victim(target: Path, overrides: Sequence[Overrides], task: str | None, trut
         what = "a file" if target.is_file() else "no captures here" if target.exists() else "no such folder"
         raise InputError(f"{target}: {what}; allowed: a run folder, or a folder of captures")
     if run_folder is not None and task is None:
-        return RunTarget(_overridden(run_folder / SCENARIO, overrides), run_folder.resolve())
+        scenario = _overridden(run_folder / SCENARIO, overrides)
+        require_strangers(scenario, dataset_of(scenario).train)
+        return RunTarget(scenario, run_folder.resolve())
     if task is None:
         raise InputError(
             f"{target}: no scenario.toml here; allowed: --task module:function for a foreign app's captures"
@@ -260,6 +263,7 @@ def _prepare(scenario: Scenario, folder: Path) -> None:
 def _write_clients(scenario: Scenario, folder: Path) -> None:
     """Write clients.json: who holds how many of which label, and who defends how."""
     federation = federation_at(folder / SCENARIO)
+    require_strangers(scenario, federation.dataset.train)
     cohorts = cohorts_of(scenario)
     clients = range(min(scenario.partition.clients, SHOWN_CLIENTS))
     partition: Any = federation.partition

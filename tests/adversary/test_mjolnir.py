@@ -316,3 +316,16 @@ def test_a_level_that_nobody_declared(victim: Victim, tmp_path: Path) -> None:
     problem = victim.problem(captures_of(victim, [STRONG], 1))
     with pytest.raises(InputError, match="level = 'declared': allowed: estimated"):
         mjolnir(tmp_path, level="declared").attack(problem)
+
+
+def test_a_false_declaration_does_not_matter_where_the_level_is_estimated(
+    victim: Victim, tmp_path: Path
+) -> None:
+    problem = noisy(victim, number=1)
+    assert problem.knowledge is not None
+    little = replace(problem.knowledge, noise_std=problem.knowledge.noise_std / 10)
+    attack = mjolnir(tmp_path, level="estimated", mending=20)
+    told, misled = attack.attack(problem), attack.attack(replace(problem, knowledge=little))
+    torch.testing.assert_close(misled.images, told.images, rtol=0, atol=0)
+    believing = mjolnir(tmp_path, mending=20).attack(replace(problem, knowledge=little))
+    assert float((believing.images - told.images).abs().mean()) > 0.05

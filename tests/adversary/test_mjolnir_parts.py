@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
 from adversary.mjolnir.chain import Sampling, reverse
 from adversary.mjolnir.pictures import draw_pictures
-from adversary.mjolnir.store import content_key, remembered, require_folder
+from adversary.mjolnir.store import content_key, folder_of, remembered
 from adversary.mjolnir.surrogate import Surrogate
 from adversary.mjolnir.training import train
 from adversary.mjolnir.vectors import (
@@ -257,12 +257,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_to_be_made_will_do_but_no_file(tmp_path: Path) -> None:
-    require_folder(tmp_path / "not" / "there")
+    assert folder_of(str(tmp_path / "not" / "there")) == tmp_path / "not" / "there"
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "in"):
         with pytest.raises(InputError, match=f"cache = '{path}': allowed: a folder that can be written"):
-            require_folder(path)
+            folder_of(path)
+    with pytest.raises(InputError, match="cache = '~no-such-user/x': allowed: a folder that can be written"):
+        folder_of("~no-such-user/x")
 
 
 def test_denoisers_are_found_by_what_they_were_made_of(tmp_path: Path) -> None:

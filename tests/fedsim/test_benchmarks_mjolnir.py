@@ -150,7 +150,7 @@ def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denois
 
     settings = [entry("identity", [0.1, 0.3]), entry(MAP, [0.5, 0.6]), entry(AT_TRUTH, [1.0, 1.0])]
     command = {"size": None, "seed": 1, "distribution": "gaussian", "updates": 3000}
-    run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command}
+    run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command, "training": {}}
     given = {**run, "settings": [*settings, entry(OURS, [0.8, 0.9])]}
     less = {**run, "command": {**command, "updates": 9}, "settings": [entry(OURS, [0.6, 0.7])]}
     text = tables([given, less])
@@ -196,6 +196,15 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
         other.write_text(json.dumps(changed), encoding="utf-8")
         assert main(["table", str(out), str(other)]) == 2
         assert line in capsys.readouterr().err
+    untold = {key: value for key, value in written.items() if key != "training"}
+    less = {**written, "data": {}}
+    for changed, line in (
+        (untold, "allowed: runs that tell how their denoisers were trained"),
+        (less, "JSON of this"),
+    ):
+        other.write_text(json.dumps(changed), encoding="utf-8")
+        assert main(["table", str(other)]) == 2
+        assert line in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -215,6 +224,12 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
             ["run", *TINY, "--methods", DENOISED, "--cache", "pyproject.toml/x"],
             "allowed: a folder that can be",
         ),
+        (
+            ["train", *TINY, "--cache", "~no-such-user/x"],
+            "cache = '~no-such-user/x': allowed: a folder that can be written",
+        ),
+        (["run", *TINY, "--json", "docs"], "--json = 'docs': allowed: a file, not a folder"),
+        (["plot", RESULTS, "--out", "docs"], "--out = 'docs': allowed: a file, not a folder"),
         (["table", "missing.json"], "FILE = missing.json: allowed: JSON of this benchmark"),
         (["table", "benchmarks/results/gidm-plus.json"], "gidm-plus.json': allowed: JSON of this benchmark"),
         (["table", "--into", "missing.md", RESULTS], "--into = 'missing.md': allowed: a document"),

@@ -2,14 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fedsim
 from fedsim.errors import InputError
 from fedsim.scenario.load import bundled_scenarios, load_scenario
+from fedsim.simulation.federation import dataset_of
 from fedsim.simulation.gradients import SIDE, gradient_pictures
+from fedsim.simulation.public import require_strangers
 
 
 def test_pictures_of_gradients_share_a_scale_and_stay_small() -> None:
@@ -56,3 +60,57 @@ def test_the_surrogate_does_not_hold_the_clients_images() -> None:
     with pytest.raises(InputError, match=line):
         load_scenario({"adversary": {"attacks": ["mjolnir"]}})
     load_scenario({"adversary": {"attacks": [{"name": "mjolnir", "split": "test"}]}})
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Path:
+    """Return a file of pictures that are divided by the scenario's seed."""
+    drawn = np.random.default_rng(0).integers(0, 256, (400, 28, 28), dtype=np.uint8)
+    path = tmp_path / "digits.npz"
+    np.savez(path, x=drawn, y=np.arange(400) % 10)
+    return path
+
+
+def brings(path: Path, **options: Any) -> dict[str, Any]:
+    """Return a scenario whose attacker brings images of the clients' own file."""
+    attack = {
+        "name": "mjolnir",
+        "surrogate": "npz",
+        "surrogate_options": {"path": str(path)},
+        "split": "test",
+    }
+    return {
+        "seed": 1,
+        "data": {"name": "npz", "path": str(path)},
+        "adversary": {"attacks": [attack | options]},
+    }
+
+
+def test_a_split_by_another_seed_holds_clients_images(tmp_path: Path, digits: Path) -> None:
+    line = (
+        "adversary.attacks.0.surrogate: [78][0-9]% of its images are the clients' own; .*surrogate_seed = 1"
+    )
+    with pytest.raises(InputError, match=line):
+        fedsim.run(brings(digits), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    fair = load_scenario(brings(digits, surrogate_seed=1))
+    require_strangers(fair, dataset_of(fair).train)
+
+
+def test_public_images_that_are_not_there_are_told_before_the_federation(digits: Path) -> None:
+    for options, line in (
+        ({"surrogate_options": {"path": "nowhere.npz"}}, r"attacks\.0\.surrogate: data.path = 'nowhere.npz'"),
+        ({"surrogate": "fashion"}, r"attacks\.0\.surrogate: data.name = 'fashion'"),
+    ):
+        scenario = load_scenario(brings(digits, **options))
+        with pytest.raises(InputError, match=line):
+            require_strangers(scenario, dataset_of(scenario).train)
+
+
+def test_other_files_under_the_same_name_are_other_images(tmp_path: Path, digits: Path) -> None:
+    other = tmp_path / "other.npz"
+    np.savez(other, x=np.zeros((40, 28, 28), dtype=np.uint8), y=np.arange(40) % 10)
+    with pytest.raises(InputError, match="split = 'train': allowed: 'test' with surrogate = 'npz'"):
+        load_scenario(brings(digits, split="train"))
+    scenario = load_scenario(brings(digits, split="train", surrogate_options={"path": str(other)}))
+    require_strangers(scenario, dataset_of(scenario).train)
