@@ -132,7 +132,7 @@ class Mjolnir:
             found = self._other().attack(given)
             if denoise and self.mending:
                 found = self.mend(told, found)
-            attempts.append(_judged(found, given, part))
+            attempts.append(_judged(found, given, told))
             order += chosen
         return _joined(attempts, order)
 

@@ -247,6 +247,13 @@ def test_losses_are_those_of_the_observed_gradients(victim: Victim, tmp_path: Pa
     assert 0.9 * floor < one.loss < 2 * floor
 
 
+def test_noise_that_was_estimated_counts_as_explained(victim: Victim, tmp_path: Path) -> None:
+    problem = noisy(victim)
+    attack = mjolnir(tmp_path, updates=30, options={"max_evaluations": 80})
+    for known in (problem, replace(problem, knowledge=None)):
+        assert attack.attack(known).converged.tolist() == [True, True]
+
+
 def test_the_papers_noise_starts_at_the_papers_step() -> None:
     """Epsilon 1, 5, 10 of the released code: steps 24, 3 and 1 of 1000, counted from one."""
     network = build_squares(13_426, conditional=False, seed=0)
