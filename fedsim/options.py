@@ -5,6 +5,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,6 +20,14 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raise InputError(`key = value: allowed: ...`) unless the condition holds."""
     if not condition:
         raise InputError(f"{key} = {value!r}: allowed: {allowed}")
+
+
+def path_of(key: str, text: str) -> Path:
+    """Return the path that a key names, ~ followed. Raises InputError for a ~user that there is not."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{key} = {text!r}: allowed: a path ({error})") from None
 
 
 def option_names(factory: Callable[..., Any]) -> dict[str, inspect.Parameter]:

@@ -9,7 +9,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.images import UNREADABLE, Framing, ImageFiles, open_image
 from fedsim.data.subset import stratified_split
 from fedsim.errors import InputError
-from fedsim.options import require
+from fedsim.options import path_of, require
 from fedsim.seeds import numpy_generator
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif")
@@ -31,7 +31,7 @@ def imagefolder(
     """
     require(0 < test_share < 1, "test_share", test_share, "a share between 0 and 1 (both excluded)")
     framing = Framing(size=size, crop=crop, grey=grey)
-    root = Path(path).expanduser()
+    root = path_of("path", path)
     if not root.is_dir():
         raise InputError(f"path = {path!r}: no such folder; allowed: a folder with one sub-folder per class")
     parts = [folder for folder in (root / "train", root / "test") if folder.is_dir()]

@@ -12,7 +12,7 @@ from fedsim.data.flower import offline, quiet_telemetry
 from fedsim.data.images import Framing, ImageRows, open_cell
 from fedsim.data.subset import stratified_split
 from fedsim.errors import InputError
-from fedsim.options import require
+from fedsim.options import path_of, require
 from fedsim.registry import suggest
 from fedsim.seeds import numpy_generator
 
@@ -74,7 +74,7 @@ def _load(name: str, subset: str | None, splits: list[str], download: bool) -> d
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    local = Path(name).expanduser()
+    local = path_of("dataset", name)
     # `load_dataset("pandas")` and its like are file readers (that one unpickles), not data sets.
     require(name not in _PACKAGED_DATASETS_MODULES, "dataset", name, "owner/name, or a folder")
     try:

@@ -9,7 +9,7 @@ import numpy as np
 from fedsim.data.dataset import ArraySplit, Dataset
 from fedsim.data.subset import stratified_split
 from fedsim.errors import InputError
-from fedsim.options import require
+from fedsim.options import path_of, require
 from fedsim.seeds import numpy_generator
 
 Arrays = dict[str, np.ndarray]
@@ -47,7 +47,7 @@ def npz(
 def _read(path: str) -> Arrays:
     """Return the arrays of the file; pickled objects are refused."""
     try:
-        with Path(path).expanduser().open("rb") as stream:
+        with path_of("path", path).open("rb") as stream:
             if not stream.read(6).startswith(
                 _MAGIC
             ):  # else numpy takes it for a pickle, and offers to load it

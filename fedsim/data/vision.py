@@ -1,6 +1,5 @@
 """The data sets of torchvision that fit into memory: its readers, its downloads, its checksums."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +8,7 @@ from PIL import Image
 from fedsim.data.dataset import ArraySplit, Dataset
 from fedsim.data.images import Framing
 from fedsim.errors import InputError
+from fedsim.options import path_of
 
 DIGITS = tuple("0123456789")
 
@@ -87,7 +87,7 @@ def read(name: str, reader: str, root: str, where: str, download: bool, **option
         # Without this it would prefer a `processed/training.pt` of old versions over the idx files.
         factory = type(reader, (factory,), {"_check_legacy_exist": lambda _: False})
     try:
-        return factory(str(Path(root).expanduser()), download=download, **options)
+        return factory(str(path_of("root", root)), download=download, **options)
     except (RuntimeError, ValueError, OSError, EOFError, AssertionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if download:

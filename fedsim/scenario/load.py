@@ -10,6 +10,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedsim.errors import InputError
+from fedsim.options import path_of
 from fedsim.scenario.checks import check_scenario
 from fedsim.scenario.errors import nearest, one_line
 from fedsim.scenario.overrides import Overrides, apply_overrides
@@ -100,7 +101,9 @@ def _absolute(raw: dict[str, Any], base: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         return raw
     paths = {key: data[key] for key in _PATHS if isinstance(data.get(key), str)}
-    return raw | {"data": data | {key: str(base / Path(path).expanduser()) for key, path in paths.items()}}
+    return raw | {
+        "data": data | {key: str(base / path_of(f"data.{key}", path)) for key, path in paths.items()}
+    }
 
 
 def _plain(value: Any, key: str = "") -> Any:

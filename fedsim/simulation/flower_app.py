@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedsim.engines.polling import PollingGrid
 from fedsim.errors import InputError
+from fedsim.options import path_of
 from fedsim.scenario.load import dump_scenario, find_scenario, load_scenario
 from fedsim.scenario.schema import Scenario
 from fedsim.simulation.apps import Source, scenario_client
@@ -54,7 +55,7 @@ def run_folder(scenario: Scenario, out: str) -> Path:
     """Create the run folder and return its absolute path; raises InputError if `out` holds a run already."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     default = Path(scenario.output.folder) / f"{scenario.name or 'scenario'}-{stamp}"
-    folder = (Path(out).expanduser() if out else default).resolve()
+    folder = (path_of("out", out) if out else default).resolve()
     if (folder / "rounds.jsonl").exists():
         raise InputError(f"out = {str(folder)!r}: holds a run already; allowed: a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -122,6 +122,16 @@ def test_paths_are_relative_to_the_file_and_those_of_overrides_to_the_folder_of_
     assert tables.data.options["path"] == str(tmp_path / "here" / "x.npz")
 
 
+@pytest.mark.parametrize("key", ["path", "root"])
+def test_the_home_of_nobody_is_named(tmp_path: Path, key: str) -> None:
+    line = rf"data\.{key} = '~no-such-user/x': allowed: a path"
+    path = written(tmp_path, f'data = {{ name = "npz", {key} = "~no-such-user/x" }}')
+    with pytest.raises(InputError, match=line):
+        load_scenario(path)
+    with pytest.raises(InputError, match=line):
+        load_scenario(written(tmp_path, "seed = 1"), [f"data.{key}=~no-such-user/x"])
+
+
 def test_none_is_a_key_that_is_not_there() -> None:
     scenario = load_scenario(
         {"training": {"algorithm": "fedavg", "steps": None}, "model": {"name": "mlp", "mean": None}}
