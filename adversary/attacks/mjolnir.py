@@ -14,7 +14,7 @@ from adversary.labels import infer_labels
 from adversary.lockstep import matching_losses
 from adversary.mjolnir.around import mended
 from adversary.mjolnir.chain import Sampling, drawn, reverse
-from adversary.mjolnir.denoisers import PICTURED, GradientDenoiser, Kind, Recipe, public_images, ready
+from adversary.mjolnir.denoisers import RECIPES, GradientDenoiser, Kind, public_images, ready
 from adversary.mjolnir.level import declared_level, estimated_level, shown_ratio
 from adversary.mjolnir.store import folder_of
 from adversary.mjolnir.surrogate import Surrogate, after_defense
@@ -86,7 +86,7 @@ class Mjolnir:
     """Whether they are turned, scaled, outlined and layered: needless where they are of the victims' kind."""
     images: int = 8000
     """Public images at most."""
-    updates: int = 1800
+    updates: int = 1600
     """Of the denoiser's training."""
     training_seed: int = 0
     cache: str | None = None
@@ -158,8 +158,7 @@ class Mjolnir:
         single = cast(problem, torch.float32)
         surrogate = Surrogate.of(single, self._public(), self.moved)
         single, std = surrogate.at_length(single, std.to(single.like))
-        base = PICTURED if self.denoiser == "squares" else Recipe()
-        conditional = self.variant == "conditional"
+        conditional, base = self.variant == "conditional", RECIPES["unrolled" if whole else "squares"]
         recipe = replace(base, updates=self.updates, conditional=conditional, seed=self.training_seed)
         mean = ready(recipe, surrogate, folder_of(self.cache))(single)
         generators = [torch_generator(seed, "mjolnir") for seed in problem.seeds]

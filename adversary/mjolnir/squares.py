@@ -66,10 +66,9 @@ def build_squares(entries: int, conditional: bool, seed: int) -> Squares:
 def squares_loss(network: Squares, surrogate: Surrogate, batch: int) -> Loss:
     """Return what training minimises: smooth L1 of the noise, t uniform (released code)."""
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator, _: float) -> Tensor:
         with torch.no_grad():
-            _, _, drawn = surrogate.batch(batch, generator)
-            rows = surrogate.defended(drawn)
+            rows = surrogate.defended(surrogate.batch(batch, generator)[2])
             ratio = RANGE[0] * (RANGE[1] / RANGE[0]) ** torch.rand(batch, generator=generator)
             std = rows.norm(dim=1) / math.sqrt(rows.shape[1]) / ratio.to(rows)
             uploads = network.square(

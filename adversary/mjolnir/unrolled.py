@@ -118,18 +118,24 @@ def noise_range(surrogate: Surrogate) -> tuple[float, float]:
     return size / RANGE[1], size / RANGE[0]
 
 
-def refiner_loss(network: Refiner, surrogate: Surrogate, unit: float, steps: int, batch: int) -> Loss:
-    """Return what training minimises: the image's squared error after each step, the last counts most."""
+def refiner_loss(
+    network: Refiner, surrogate: Surrogate, unit: float, steps: int, batch: int, short: float = 0.0
+) -> Loss:
+    """Return what training minimises: the image's squared error after each step, the last counts most.
+
+    For the share `short` of the training the search has half as many steps.
+    """
     low, high = noise_range(surrogate)
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator, done: float) -> Tensor:
         pictures, labels, rows = surrogate.batch(batch, generator)
         std = low * (high / low) ** torch.rand(batch, generator=generator)
         problem = surrogate.uploads(rows, labels, std, generator)
+        taken = steps if done >= short else -(-steps // 2)
         with torch.enable_grad():
-            found = refine(network, problem, std.to(rows), unit, steps)
+            found = refine(network, problem, std.to(rows), unit, taken)
         errors = torch.stack([(images - pictures).square().mean() for images in found])
-        return 0.5 * errors[:-1].sum() / steps + 2 * errors[-1] / steps
+        return 0.5 * errors[:-1].sum() / taken + 2 * errors[-1] / taken
 
     return loss
 

@@ -20,14 +20,15 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import torch
 
-from adversary.mjolnir.denoisers import VERSION, Kind, Recipe
+from adversary.attacks.mjolnir import Mjolnir
+from adversary.mjolnir.denoisers import RECIPES, VERSION, Kind
 from adversary.mjolnir.store import folder_of
 from benchmarks.common import (
     add_options,
@@ -41,9 +42,9 @@ from benchmarks.common import (
     show,
     write_json,
 )
-from benchmarks.mjolnir.measure import METHODS, UPDATES, Scene, measure, std_of_epsilon, std_of_ratio
+from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_epsilon, std_of_ratio
 from benchmarks.mjolnir.plot import plot
-from benchmarks.mjolnir.table import figures, is_whole, tables
+from benchmarks.mjolnir.table import figures, is_whole, kinds_of, tables
 from benchmarks.victims import Victim, groups_of
 from fedsim.engines.environment import threads
 from fedsim.errors import InputError
@@ -109,8 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
     written: dict[str, Any] = {"benchmark": "mjolnir", "command": command, "machine": machine()}
     with threads(arguments.threads):
         scene, written["data"] = scene_of(arguments)
-        recipe = Recipe(updates=arguments.updates, seed=arguments.training_seed)
-        written["training"] = {"version": VERSION, **asdict(recipe)}
+        written["training"] = trainings(names, arguments.updates, arguments.training_seed)
         levels = [(std_of_ratio(scene, ratio), {"ratio": ratio}) for ratio in arguments.ratios]
         kind = arguments.distribution
         levels += [(std_of_epsilon(epsilon, kind), {"epsilon": epsilon}) for epsilon in arguments.epsilons]
@@ -124,6 +124,14 @@ def run(arguments: argparse.Namespace) -> None:
                     write_json(written, arguments.json)
     if arguments.json == "-":
         write_json(written, arguments.json)
+
+
+def trainings(names: Sequence[str], updates: int, seed: int) -> dict[str, Any]:
+    """Return how the denoisers of methods are trained, by kind."""
+    return {
+        kind: {"version": VERSION, **asdict(replace(RECIPES[kind], updates=updates, seed=seed))}
+        for kind in sorted(kinds_of(names))
+    }
 
 
 def _line(entry: dict[str, Any]) -> str:
@@ -192,7 +200,7 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--surrogate", default="fashion_mnist", help="data set of public images")
     help_ = "of the surrogate, for the class means and PCA"
     command.add_argument("--gradients", type=int, default=3000, help=help_)
-    command.add_argument("--updates", type=int, default=UPDATES, help="of a denoiser's training")
+    command.add_argument("--updates", type=int, default=Mjolnir.updates, help="of a denoiser's training")
     command.add_argument("--training-seed", type=int, default=0, help="of that training")
     command.add_argument("--labels", choices=("read", "granted"), default="read")
     command.add_argument(

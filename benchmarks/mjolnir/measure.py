@@ -37,8 +37,6 @@ ENOUGH = (0.5, 0.03)
 """SSIM and MSE of an image that counts as found."""
 SENSITIVITY, DELTA = 2 * 0.001 * 10, 1e-4
 """Of the paper: twice learning rate times clipping norm, as if the update were clipped."""
-UPDATES = 3000
-"""Of the denoisers' training: more than the attack's own, which has to end in about ten minutes."""
 MAP = "MAP, no denoiser"
 AT_TRUTH = "MAP, started at the truth"
 """An oracle: tells whether MAP is held back by its starts or by its prior."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from adversary.attacks.mjolnir import Mjolnir
+from adversary.mjolnir.denoisers import RECIPES, Kind
 from benchmarks.common import markdown, mean, median, share, show
 from benchmarks.mjolnir.measure import (
     BASELINES,
@@ -11,7 +13,6 @@ from benchmarks.mjolnir.measure import (
     MAP,
     METHODS,
     OURS,
-    UPDATES,
     epsilon_of,
 )
 from fedsim.options import require
@@ -109,12 +110,24 @@ def _require_alike(name: str, runs: Sequence[Run]) -> None:
     for key in ALIKE:
         values = {str(run["command"].get(key)) for run in runs}
         require(len(values) == 1, "FILE", name, f"runs of one --{key}, not of {' and '.join(sorted(values))}")
-    trained = [run for run in runs if any(e["rows"]["method"] in DENOISERS for e in run["settings"])]
-    told = all("training" in run for run in trained)
-    require(told, "FILE", name, "runs that tell how their denoisers were trained")
-    recipes = [{key: value for key, value in run["training"].items() if key not in TOLD} for run in trained]
-    trainings = set(map(str, recipes))
-    require(len(trainings) <= 1, "FILE", name, "runs of denoisers that were trained alike")
+    for kind in RECIPES:
+        _require_trained_alike(name, kind, [run for run in runs if kind in kinds_of(_methods(run))])
+
+
+def _require_trained_alike(name: str, kind: str, runs: Sequence[Run]) -> None:
+    recipes = [run.get("training", {}).get(kind) for run in runs]
+    require(None not in recipes, "FILE", name, "runs that tell how their denoisers were trained")
+    alike = {str({key: value for key, value in one.items() if key not in TOLD}) for one in recipes}
+    require(len(alike) <= 1, "FILE", name, "runs of denoisers that were trained alike")
+
+
+def kinds_of(methods: Sequence[str]) -> set[Kind]:
+    """Return which denoisers are trained for some methods."""
+    return {kind for kind in RECIPES if any(name.startswith(kind) for name in methods)}
+
+
+def _methods(run: Run) -> list[str]:
+    return [entry["rows"]["method"] for entry in run["settings"]]
 
 
 def label(run: Run) -> str:
@@ -130,7 +143,7 @@ def row_name(run: Run, entry: Entry) -> str:
     """Return the name of a method, and how its denoiser was trained where that is not as most are."""
     command, parts = run["command"], [entry["rows"]["method"]]
     if parts[0] in DENOISERS:
-        parts += [f"{updates} updates"] if (updates := command["updates"]) != UPDATES else []
+        parts += [f"{updates} updates"] if (updates := command["updates"]) != Mjolnir.updates else []
         parts += [f"training seed {seed}"] if (seed := command.get("training_seed", 0)) else []
     return ", ".join(parts)
 

@@ -210,13 +210,13 @@ def test_the_loss_falls_and_absent_entries_do_not_matter(victim: Victim) -> None
     surrogate = Surrogate.of(problem, victim.images)
     network, unit = build_refiner(problem, 0), pixel_unit(surrogate)
     loss = refiner_loss(network, surrogate, unit, steps=3, batch=8)
-    before = float(loss(torch.Generator().manual_seed(1)).detach())
+    before = float(loss(torch.Generator().manual_seed(1), 1.0).detach())
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     for number in range(40):
         optimizer.zero_grad()
-        loss(torch.Generator().manual_seed(100 + number)).backward()  # type: ignore[no-untyped-call]
+        loss(torch.Generator().manual_seed(100 + number), number / 40).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    assert float(loss(torch.Generator().manual_seed(1)).detach()) < 0.7 * before
+    assert float(loss(torch.Generator().manual_seed(1), 1.0).detach()) < 0.7 * before
     changed = {
         name: value + 9.0 * ~problem.present[name] if name in problem.present else value
         for name, value in problem.target.items()
@@ -225,6 +225,23 @@ def test_the_loss_falls_and_absent_entries_do_not_matter(victim: Victim) -> None
     with torch.no_grad():
         images = [refine(network, one, std, unit, 3)[-1] for one in (problem, other)]
     torch.testing.assert_close(*images, rtol=1e-4, atol=1e-5)
+
+
+def test_training_begins_with_searches_of_half_as_many_steps(
+    victim: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = cast(noisy(victim), torch.float32)
+    surrogate, taken = Surrogate.of(problem, victim.images), []
+
+    def watched(*given: Any) -> list[torch.Tensor]:
+        taken.append(given[-1])
+        return refine(*given)
+
+    monkeypatch.setattr(unrolled, "refine", watched)
+    loss = refiner_loss(build_refiner(problem, 0), surrogate, 1.0, steps=5, batch=2, short=0.6)
+    for done in (0.0, 0.59, 0.6, 0.99):
+        loss(torch.Generator().manual_seed(1), done)
+    assert taken == [3, 3, 5, 5]
 
 
 def test_a_trained_denoiser_is_not_trained_again(

@@ -222,7 +222,7 @@ def _line() -> nn.Module:
 def _loss_of(network: nn.Module, stop_at: int | None = None) -> object:
     calls = 0
 
-    def loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator, _: float) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == stop_at:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from adversary.attacks.idlg import IDLG
+from adversary.attacks.mjolnir import Mjolnir
 from adversary.attacks.prior_weights import prior_weights
 from adversary.mjolnir.denoisers import public_images
 from adversary.mjolnir.vectors import flatten
@@ -99,8 +100,12 @@ def test_every_method_has_its_row(tmp_path: Path, first: list[str], methods: lis
     written = json.loads(out.read_text(encoding="utf-8"))
     settings: list[dict[str, Any]] = written["settings"]
     assert [entry["rows"]["method"] for entry in settings] == 2 * methods
-    assert written["training"]["updates"] == 2
-    seed = written["training"]["seed"]
+    trained = written["training"]
+    assert trained["unrolled"]["updates"] == 2
+    assert {kind: recipe["batch"] for kind, recipe in trained.items()} == (
+        {"unrolled": 16, "squares": 8} if methods == list(METHODS) else {"unrolled": 16}
+    )
+    seed = trained["unrolled"]["seed"]
     assert seed == (2 if "--training-seed" in first else 0)
     assert (f"{OURS}, 2 updates, training seed {seed} |" in table([out])) == (seed != 0)
     for entry in settings:
@@ -149,8 +154,8 @@ def test_the_gain_in_a_score_is_over_whatever_has_the_best_mean_without_a_denois
         return {"ratio": 1.0, "std": std_of_epsilon(0.4), "figures": figures(row), "rows": row}
 
     settings = [entry("identity", [0.1, 0.3]), entry(MAP, [0.5, 0.6]), entry(AT_TRUTH, [1.0, 1.0])]
-    command = {"size": None, "seed": 1, "distribution": "gaussian", "updates": 3000}
-    run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command, "training": {}}
+    command = {"size": None, "seed": 1, "distribution": "gaussian", "updates": Mjolnir.updates}
+    run = {"data": {"name": "mnist", "images_sha256": ""}, "command": command, "training": {"unrolled": {}}}
     given = {**run, "settings": [*settings, entry(OURS, [0.8, 0.9])]}
     less = {**run, "command": {**command, "updates": 9}, "settings": [entry(OURS, [0.6, 0.7])]}
     text = tables([given, less])
@@ -190,7 +195,7 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     for part, key, value, line in (
         ("command", "seed", 2, "runs on the same images with the same seed: gains are paired"),
         ("command", "evaluations", 6, "runs of one --evaluations, not of 5 and 6"),
-        ("training", "rate", 0.1, "runs of denoisers that were trained alike"),
+        ("training", "unrolled", {"rate": 0.1}, "runs of denoisers that were trained alike"),
     ):
         changed = {**written, part: {**written[part], key: value}}
         other.write_text(json.dumps(changed), encoding="utf-8")
