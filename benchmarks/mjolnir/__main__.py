@@ -2,7 +2,7 @@
 
     python -m benchmarks.mjolnir run [--data FILE.npz] [--n N] [--seed S] [--size PIXELS] [--ratios 4 2 1 ...]
         [--epsilons 100 10 1 ...] [--methods NAME ...] [--updates U] [--cache FOLDER] [--json OUT]
-    python -m benchmarks.mjolnir train [--denoiser NAME] [--threads N] [as above]
+    python -m benchmarks.mjolnir train [--denoiser NAME] [--threads N] [--device cuda] [as above]
     python -m benchmarks.mjolnir table FILE.json ... [--into docs/mjolnir.md]
     python -m benchmarks.mjolnir plot FILE.json ... --out FILE.png
 
@@ -46,7 +46,7 @@ from benchmarks.mjolnir.measure import METHODS, Scene, measure, std_of_epsilon, 
 from benchmarks.mjolnir.plot import plot
 from benchmarks.mjolnir.table import figures, is_whole, kinds_of, tables
 from benchmarks.victims import Victim, groups_of
-from fedsim.engines.environment import threads
+from fedsim.engines.environment import require_device, threads
 from fedsim.errors import InputError
 from fedsim.options import require
 
@@ -142,12 +142,13 @@ def _line(entry: dict[str, Any]) -> str:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a denoiser from nothing, say how long it took, and put it into the cache if one is named."""
+    require_device("--device", arguments.device)
     kept = arguments.cache
     with threads(arguments.threads), TemporaryDirectory() as folder:
         arguments.cache = Path(folder)
         scene, data = scene_of(arguments)
         std = torch.full((arguments.n,), std_of_ratio(scene, 1.0), dtype=torch.float64)
-        problem = scene.noisy(float(std[0]), arguments.distribution)
+        problem = scene.noisy(float(std[0]), arguments.distribution, arguments.device)
         worked, begun = time.process_time(), time.perf_counter()
         scene.mjolnir(denoiser=arguments.denoiser).clean(problem, std)
         spent = {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - worked}
@@ -155,7 +156,9 @@ def train(arguments: argparse.Namespace) -> None:
             shutil.copytree(folder, kept, dirs_exist_ok=True)
     command = {key: value for key, value in vars(arguments).items() if key not in ("json", "cache")}
     told = {"benchmark": "mjolnir training", "command": command, "machine": machine(), "data": data, **spent}
-    what = f"{arguments.denoiser}, {arguments.updates} updates, {arguments.threads} threads"
+    what = (
+        f"{arguments.denoiser}, {arguments.updates} updates, {arguments.device}, {arguments.threads} threads"
+    )
     print(f"{what}: {spent['seconds']:.0f} s", file=prints_to(arguments.json), flush=True)
     write_json(told, arguments.json)
 
@@ -223,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
         _add_run_options(command)
     kinds = get_args(Kind)
     command.add_argument("--denoiser", choices=kinds, default=kinds[0], help="train: which")
+    command.add_argument("--device", default="cpu", help="train: where, such as cuda")
     command = commands.add_parser("table")
     command.add_argument("files", nargs="+", type=Path)
     command.add_argument("--into", type=Path)

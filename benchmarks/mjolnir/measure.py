@@ -102,11 +102,11 @@ class Scene:
         """Return what surrogate gradients have in common."""
         return Statistics(self.surrogate, self.gradients, self.seed)
 
-    def noisy(self, std: float, distribution: str) -> Problem:
+    def noisy(self, std: float, distribution: str, device: str = "cpu") -> Problem:
         """Return the problem of the gradients under noise of this standard deviation, which is declared."""
         noising = {"name": "noising", "std": std, "distribution": distribution}
         victim = Victim(defenses=(*self.before, noising), adaptive=True, labels_known=self.granted)
-        problem = self.group.problem(victim, self.seed)
+        problem = self.group.problem(victim, self.seed, device=device)
         return problem if self.granted else replace(problem, labels=infer_labels(problem))
 
     def mjolnir(self, **options: Any) -> Mjolnir:

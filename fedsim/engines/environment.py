@@ -1,10 +1,12 @@
-"""Environment variables and torch's threads, set for a while."""
+"""Environment variables and torch's threads, set for a while; the devices there are."""
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+
+from fedsim.errors import InputError
 
 
 @contextmanager
@@ -32,3 +34,12 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def require_device(key: str, name: str) -> None:
+    """Raise InputError where this machine has no such device."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # built without it, or not there
+        why = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{key} = {name!r}: allowed: a device of this machine ({why})") from None

@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from adversary.manipulation import MANIPULATIONS
@@ -17,7 +16,7 @@ from fedsim.data.partition import partition_clients
 from fedsim.defenses import DEFENSES
 from fedsim.defenses.chain import describe
 from fedsim.defenses.upload import Defense
-from fedsim.errors import InputError
+from fedsim.engines.environment import require_device
 from fedsim.options import build
 from fedsim.scenario.load import load_scenario
 from fedsim.scenario.schema import Scenario, Training
@@ -71,7 +70,7 @@ def recipe_of(training: Training) -> Recipe:
 
 def federation_of(scenario: Scenario) -> Federation:
     """Load the data, deal it out and build the task; raises InputError in one line where that cannot be."""
-    require_device(scenario.training.device)
+    require_device("training.device", scenario.training.device)
     dataset = dataset_of(scenario)
     partition = scenario.partition
     return Federation(
@@ -86,15 +85,6 @@ def federation_of(scenario: Scenario) -> Federation:
         seed=scenario.seed,
         defense_of=cohorts_of(scenario).defense_of,
     )
-
-
-def require_device(name: str) -> None:
-    """Raise InputError where this machine has no such device."""
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as error:  # built without it, or not there
-        why = str(error).splitlines()[0].rstrip(".")
-        raise InputError(f"training.device = {name!r}: allowed: a device of this machine ({why})") from None
 
 
 def dataset_of(scenario: Scenario) -> Dataset:

@@ -235,6 +235,7 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
         ),
         (["run", *TINY, "--json", "docs"], "--json = 'docs': allowed: a file, not a folder"),
         (["plot", RESULTS, "--out", "docs"], "--out = 'docs': allowed: a file, not a folder"),
+        (["train", *TINY, "--device", "tpu"], "--device = 'tpu': allowed: a device of this machine"),
         (["table", "missing.json"], "FILE = missing.json: allowed: JSON of this benchmark"),
         (["table", "benchmarks/results/gidm-plus.json"], "gidm-plus.json': allowed: JSON of this benchmark"),
         (["table", "--into", "missing.md", RESULTS], "--into = 'missing.md': allowed: a document"),
@@ -254,5 +255,5 @@ def test_every_method_has_a_colour_of_its_own() -> None:
 def test_training_is_timed(denoiser: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
     assert main(["train", *TINY, "--denoiser", denoiser, "--json", str(out)]) == 0
-    assert f"{denoiser}, 2 updates, 1 threads: " in capsys.readouterr().out
+    assert f"{denoiser}, 2 updates, cpu, 1 threads: " in capsys.readouterr().out
     assert json.loads(out.read_text(encoding="utf-8"))["seconds"] > 0
