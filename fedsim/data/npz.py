@@ -46,11 +46,11 @@ def npz(
 
 def _read(path: str) -> Arrays:
     """Return the arrays of the file; pickled objects are refused."""
+    file = path_of("path", path)
     try:
-        with path_of("path", path).open("rb") as stream:
-            if not stream.read(6).startswith(
-                _MAGIC
-            ):  # else numpy takes it for a pickle, and offers to load it
+        with file.open("rb") as stream:
+            # Anything else numpy takes for a pickle, and offers to load it.
+            if not stream.read(6).startswith(_MAGIC):
                 raise zipfile.BadZipFile("it is no archive")
             stream.seek(0)
             content = np.load(stream, allow_pickle=False)

@@ -82,12 +82,12 @@ def read(name: str, reader: str, root: str, where: str, download: bool, **option
     """
     from torchvision import datasets
 
-    factory = getattr(datasets, reader)
+    factory, folder = getattr(datasets, reader), path_of("root", root)
     if issubclass(factory, datasets.MNIST):
         # Without this it would prefer a `processed/training.pt` of old versions over the idx files.
         factory = type(reader, (factory,), {"_check_legacy_exist": lambda _: False})
     try:
-        return factory(str(path_of("root", root)), download=download, **options)
+        return factory(str(folder), download=download, **options)
     except (RuntimeError, ValueError, OSError, EOFError, AssertionError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if download:

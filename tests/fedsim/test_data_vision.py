@@ -178,6 +178,21 @@ def test_missing_files_are_one_line_that_says_how_to_get_them(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *((name, "root") for name in NAMES),
+        ("npz", "path"),
+        ("imagefolder", "path"),
+        ("huggingface", "dataset"),
+    ],
+)
+def test_the_home_of_nobody_is_no_damaged_file(name, key):
+    line = rf"^data\.{key} = '~no-such-user/x': allowed: a path \([^()]+\)$"
+    with pytest.raises(InputError, match=line):
+        load_dataset(name, {key: "~no-such-user/x"}, 1)
+
+
 def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no route to host\nand a second line")
