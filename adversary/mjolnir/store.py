@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fedsim.errors import InputError
+from fedsim.options import path_of
 
 
 def folder_of(named: str | Path | None) -> Path:
@@ -22,10 +23,7 @@ def folder_of(named: str | Path | None) -> Path:
     """
     if named is None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fedsim" / "denoisers"
-    try:
-        folder = Path(named).expanduser()
-    except RuntimeError as error:  # ~ of a user that there is not
-        raise _not_written(Path(named), error) from None
+    folder = path_of("cache", str(named))
     whole = folder.absolute()
     there = next(path for path in (whole, *whole.parents) if os.access(path, os.F_OK))
     if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):

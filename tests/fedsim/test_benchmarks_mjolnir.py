@@ -231,7 +231,7 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
         ),
         (
             ["train", *TINY, "--cache", "~no-such-user/x"],
-            "cache = '~no-such-user/x': allowed: a folder that can be written",
+            "cache = '~no-such-user/x': allowed: a path (Could not",
         ),
         (["run", *TINY, "--json", "docs"], "--json = 'docs': allowed: a file, not a folder"),
         (["plot", RESULTS, "--out", "docs"], "--out = 'docs': allowed: a file, not a folder"),
