@@ -12,11 +12,11 @@ from test_attacks import CASES, Case, captures_of
 from adversary.attacks.idlg import IDLG
 from adversary.attacks.mjolnir import Mjolnir
 from adversary.labels import infer_labels
-from adversary.mjolnir import denoisers, unrolled
+from adversary.mjolnir import unrolled
 from adversary.mjolnir.squares import build_squares, squares_mean
 from adversary.mjolnir.surrogate import Surrogate
-from adversary.mjolnir.unrolled import build_refiner, pixel_unit, refine, refiner_loss
-from adversary.mjolnir.vectors import cosine, flatten
+from adversary.mjolnir.unrolled import refine
+from adversary.mjolnir.vectors import flatten
 from adversary.precision import cast
 from adversary.problem import Problem
 from adversary.reconstruct import reconstruct
@@ -180,79 +180,6 @@ def test_a_denoiser_of_ones_own_composes_with_an_attack(victim: Victim, tmp_path
     given = flatten(problem.target)[:, None] / 4
     torch.testing.assert_close(attack.attack(problem).parts["gradient"], given)
     assert not list(tmp_path.iterdir())
-
-
-def test_captures_masked_at_one_rate_share_a_denoiser(victim: Victim, tmp_path: Path) -> None:
-    problem = noisy(victim, (STRONG, Masking(p=0.3)))
-    shares = [float(flatten(problem.select([row]).present).double().mean()) for row in range(2)]
-    assert shares[0] != shares[1]
-    for row, masked in ((0, problem), (1, problem), (0, noisy(victim, (STRONG, Masking(p=0.7))))):
-        mjolnir(tmp_path).clean(masked.select([row]), torch.tensor([0.2], dtype=torch.float64))
-    assert len(list(tmp_path.glob("*.safetensors"))) == 2
-    units = {pixel_unit(Surrogate.of(problem.select([row]), victim.images)) for row in range(2)}
-    assert len(units) == 1  # it does not depend on which of them it was trained for
-
-
-def test_a_little_training_brings_the_gradient_nearer(victim: Victim, tmp_path: Path) -> None:
-    """Nearer than it was sent, and than the gradient of the grey image that an untrained network returns."""
-    problem = noisy(victim, number=4)
-    truth = flatten(victim.problem(captures_of(victim, [], 4)).target)
-    std = torch.full((4,), 0.2, dtype=torch.float64)
-    near = [
-        cosine(flatten(mjolnir(tmp_path, updates=updates).clean(problem, std).target), truth).mean()
-        for updates in (1, 30)
-    ]
-    assert near[1] > near[0] > cosine(flatten(problem.target), truth).mean()
-
-
-def test_the_loss_falls_and_absent_entries_do_not_matter(victim: Victim) -> None:
-    problem = cast(noisy(victim, (STRONG, Masking(p=0.5))), torch.float32)
-    surrogate = Surrogate.of(problem, victim.images)
-    network, unit = build_refiner(problem, 0), pixel_unit(surrogate)
-    loss = refiner_loss(network, surrogate, unit, steps=3, batch=8)
-    before = float(loss(torch.Generator().manual_seed(1), 1.0).detach())
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for number in range(40):
-        optimizer.zero_grad()
-        loss(torch.Generator().manual_seed(100 + number), number / 40).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert float(loss(torch.Generator().manual_seed(1), 1.0).detach()) < 0.7 * before
-    changed = {
-        name: value + 9.0 * ~problem.present[name] if name in problem.present else value
-        for name, value in problem.target.items()
-    }
-    std, other = torch.full((2,), 0.2), Problem(**{**vars(problem), "target": changed})
-    with torch.no_grad():
-        images = [refine(network, one, std, unit, 3)[-1] for one in (problem, other)]
-    torch.testing.assert_close(*images, rtol=1e-4, atol=1e-5)
-
-
-def test_training_begins_with_searches_of_half_as_many_steps(
-    victim: Victim, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    problem = cast(noisy(victim), torch.float32)
-    surrogate, taken = Surrogate.of(problem, victim.images), []
-
-    def watched(*given: Any) -> list[torch.Tensor]:
-        taken.append(given[-1])
-        return refine(*given)
-
-    monkeypatch.setattr(unrolled, "refine", watched)
-    loss = refiner_loss(build_refiner(problem, 0), surrogate, 1.0, steps=5, batch=2, short=0.6)
-    for done in (0.0, 0.59, 0.6, 0.99):
-        loss(torch.Generator().manual_seed(1), done)
-    assert taken == [3, 3, 5, 5]
-
-
-def test_a_trained_denoiser_is_not_trained_again(
-    victim: Victim, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    problem, attack = noisy(victim), mjolnir(tmp_path)
-    first = attack.attack(problem)
-    monkeypatch.setattr(denoisers, "train", lambda *_, **__: pytest.fail("trained again"))
-    torch.testing.assert_close(attack.attack(problem).images, first.images)
-    with pytest.raises(pytest.fail.Exception):
-        mjolnir(tmp_path, updates=3).attack(problem)
 
 
 def test_losses_are_those_of_the_observed_gradients(victim: Victim, tmp_path: Path) -> None:

@@ -1,22 +1,16 @@
 """What Mjolnir is made of, piece by piece, against what theory says of each."""
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import Victim
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from adversary.mjolnir.baselines import Statistics, rank_one, shrinkage, wiener
 from adversary.mjolnir.chain import Sampling, reverse
 from adversary.mjolnir.pictures import draw_pictures
-from adversary.mjolnir.store import content_key, folder_of, remembered
 from adversary.mjolnir.surrogate import Surrogate
-from adversary.mjolnir.training import train
 from adversary.mjolnir.vectors import (
     cosine,
     flatten,
@@ -30,7 +24,6 @@ from fedsim.defenses.clipping import Clipping
 from fedsim.defenses.masking import Masking
 from fedsim.defenses.noising import Noising
 from fedsim.defenses.upload import Defense
-from fedsim.errors import InputError
 
 SIGNAL = 2.0
 """Standard deviation of the signal in the chain's tests."""
@@ -211,94 +204,3 @@ def test_principal_directions_are_the_surrogates_own(victim: Victim) -> None:
     )
     lost = statistics.pca(rows, torch.full((64,), 1e6), labels[:, 0])
     torch.testing.assert_close(lost, statistics.class_means(labels[:, 0]), rtol=1e-3, atol=1e-4)
-
-
-def _line() -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Linear(3, 1)
-
-
-def _loss_of(network: nn.Module, stop_at: int | None = None) -> object:
-    calls = 0
-
-    def loss(generator: torch.Generator, _: float) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == stop_at:
-            raise KeyboardInterrupt
-        x = torch.randn(8, 3, generator=generator)
-        value: Tensor = (network(x) - x.sum(dim=1, keepdim=True)).square().mean()
-        return value
-
-    return loss
-
-
-def test_training_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    whole, cut, file = _line(), _line(), tmp_path / "denoiser.checkpoint"
-    told: list[int] = []
-    plan = {"updates": 250, "rate": 0.02, "seed": 4}
-    train(whole, _loss_of(whole), **plan, progress=lambda done, _all, _loss: told.append(done))  # type: ignore[arg-type]
-    assert told == [100, 200, 250]
-    with pytest.raises(KeyboardInterrupt):
-        train(cut, _loss_of(cut, stop_at=180), **plan, checkpoint=file)  # type: ignore[arg-type]
-    fresh = _line()
-    train(fresh, _loss_of(fresh), **plan, checkpoint=file)  # type: ignore[arg-type]
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(fresh.state_dict()[name], value, rtol=0, atol=0)
-    assert float((whole.state_dict()["weight"] - 1).abs().max()) < 0.1
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "denoiser.checkpoint"
-    file.write_bytes(b"cut off")
-    with pytest.raises(InputError, match=r"denoiser\.checkpoint: a damaged checkpoint .*: delete it"):
-        train(_line(), _loss_of(_line()), updates=1, rate=0.1, seed=0, checkpoint=file)
-
-
-def test_a_folder_to_be_made_will_do_but_no_file(tmp_path: Path) -> None:
-    assert folder_of(str(tmp_path / "not" / "there")) == tmp_path / "not" / "there"
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "in"):
-        with pytest.raises(InputError, match=f"cache = '{path}': allowed: a folder that can be written"):
-            folder_of(path)
-    with pytest.raises(InputError, match=r"cache = '~no-such-user/x': allowed: a path \(Could not"):
-        folder_of("~no-such-user/x")
-
-
-def test_denoisers_are_found_by_what_they_were_made_of(tmp_path: Path) -> None:
-    made: list[Path] = []
-
-    def make(checkpoint: Path) -> dict[str, Tensor]:
-        made.append(checkpoint)
-        checkpoint.touch()
-        return {"weight": torch.ones(2)}
-
-    keys = {
-        content_key({"updates": 1}, {"a": torch.zeros(2)}),
-        content_key({"updates": 2}, {"a": torch.zeros(2)}),
-        content_key({"updates": 1}, {"a": torch.ones(2)}),
-        content_key({"updates": 1}, {"b": torch.zeros(2)}),
-        content_key({"updates": 1}, {"a": torch.zeros(1, 2)}),
-    }
-    assert len(keys) == 5
-    key = keys.pop()
-    for _ in range(2):
-        assert torch.equal(remembered(tmp_path, key, make)["weight"], torch.ones(2))
-    assert len(made) == 1
-    assert not made[0].exists()
-
-
-def test_of_two_that_need_a_denoiser_one_makes_it(tmp_path: Path) -> None:
-    made: list[int] = []
-
-    def make(_: Path) -> dict[str, Tensor]:
-        made.append(1)
-        time.sleep(0.3)
-        return {"weight": torch.ones(2)}
-
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: remembered(tmp_path, "key", make), range(2)))
-    assert len(made) == 1
-    assert all(torch.equal(one["weight"], torch.ones(2)) for one in found)

@@ -33,6 +33,7 @@ from benchmarks.mjolnir.table import figures, gain, tables
 from fedsim.errors import InputError
 
 RESULTS = "benchmarks/results/mjolnir-mnist.json"
+DENOISERS = "benchmarks/results/mjolnir-mnist-denoised.json"
 TINY = ["--n", "2", "--size", "8", "--updates", "2", "--evaluations", "5", "--gradients", "64"]
 
 
@@ -190,16 +191,19 @@ def test_a_table_and_a_plot_of_what_was_measured(tmp_path: Path, capsys: pytest.
     assert f"--methods identity '{MAP}' '{OURS}'" in text
     assert main(["plot", str(out), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    written = json.loads(out.read_text(encoding="utf-8"))
+
+
+def test_runs_that_are_not_alike_have_no_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = json.loads(Path(DENOISERS).read_text(encoding="utf-8"))
     other = tmp_path / "other.json"
     for part, key, value, line in (
         ("command", "seed", 2, "runs on the same images with the same seed: gains are paired"),
-        ("command", "evaluations", 6, "runs of one --evaluations, not of 5 and 6"),
+        ("command", "evaluations", 6, "runs of one --evaluations, not of 500 and 6"),
         ("training", "unrolled", {"rate": 0.1}, "runs of denoisers that were trained alike"),
     ):
         changed = {**written, part: {**written[part], key: value}}
         other.write_text(json.dumps(changed), encoding="utf-8")
-        assert main(["table", str(out), str(other)]) == 2
+        assert main(["table", DENOISERS, str(other)]) == 2
         assert line in capsys.readouterr().err
     untold = {key: value for key, value in written.items() if key != "training"}
     less = {**written, "data": {}}
